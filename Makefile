@@ -1,0 +1,54 @@
+# Two commands do everything: `make quickstart` and `make test`. Both can be stopped and run again.
+
+VENV := .venv
+BIN := $(VENV)/bin
+USE := $(VENV)/.installed-use
+DEV := $(VENV)/.installed-dev
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test lint nightly test-wheel bench clean
+
+help:
+	@echo "make quickstart   install, ingest the sample corpus, answer five questions"
+	@echo "make test         install and run every test that can run here"
+	@echo "make lint         ruff, mypy --strict, import-linter"
+	@echo "make nightly      the heavy campaigns: kills, wheel in an empty environment"
+	@echo "make bench        tables of start-up, ingest and search times"
+	@echo "make clean        remove the environment"
+
+quickstart:
+	@infra/environment.sh announce
+	@$(MAKE) --no-print-directory $(USE)
+	@$(BIN)/m3 demo
+
+test: $(DEV)
+	$(BIN)/m3 models pull m3-small
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not nightly" $(PYTEST_ARGS)
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+nightly: $(DEV) test-wheel
+	$(BIN)/m3 models pull m3-small
+	$(BIN)/python -m pytest -m nightly $(PYTEST_ARGS)
+
+test-wheel: $(DEV)
+	infra/wheel.sh
+
+bench: $(DEV)
+	$(BIN)/m3 models pull m3-small
+	$(BIN)/python -m tests.bench $(BENCH_ARGS)
+
+$(USE): pyproject.toml infra/environment.sh
+	@infra/environment.sh install all
+	@touch $@
+
+$(DEV): pyproject.toml infra/environment.sh
+	@infra/environment.sh install dev
+	@touch $(USE) $@
+
+clean:
+	rm -rf $(VENV)
