@@ -1,0 +1,196 @@
+"""What a model folder in BGE-M3's layout holds, read without loading weights.
+
+`config.json` (BERT or XLM-RoBERTa), `model.safetensors` or `pytorch_model.bin`, `sparse_linear.pt`,
+`colbert_linear.pt`, `tokenizer.json`, and as far as they are there `1_Pooling/config.json` (cls unless it says mean),
+`config_sentence_transformers.json` (prompts `query` and `passage`) and `m3.json` (presets, multi_dim).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from m3core.errors import ModelError
+from m3core.fusion import BUILT_IN_PRESETS, Weights
+
+_MAX_JSON_BYTES = 1 << 20
+_REFETCH = "fetch the model folder again, or name another one"
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+SPARSE_HEAD = "sparse_linear.pt"
+MULTI_HEAD = "colbert_linear.pt"
+# XLM-RoBERTa numbers positions from padding_idx + 1; BERT from 0.
+_POSITION_OFFSET = {"bert": 0, "xlm-roberta": 2}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Sizes of the backbone."""
+
+    family: Literal["bert", "xlm-roberta"]
+    hidden: int
+    layers: int
+    heads: int
+    ffn: int
+    vocabulary: int
+    positions: int
+    layer_norm_eps: float
+
+    @property
+    def position_offset(self) -> int:
+        """Position id of a text's first token."""
+        return _POSITION_OFFSET[self.family]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything about a model that the rest of the product asks, without its weights.
+
+    `max_length` counts all tokens that the backbone reads, specials and prefix included.
+    """
+
+    name: str
+    folder: Path
+    architecture: Architecture
+    pooling: Literal["cls", "mean"]
+    max_length: int
+    multi_dim: int
+    query_prefix: str = ""
+    passage_prefix: str = ""
+    presets: Mapping[str, Weights] = field(default_factory=lambda: dict(BUILT_IN_PRESETS))
+
+    @property
+    def dense_dim(self) -> int:
+        """Width of the dense vector."""
+        return self.architecture.hidden
+
+    @property
+    def weights_file(self) -> Path:
+        """The file with the backbone's weights. Raises ModelError if there is none."""
+        for name in WEIGHT_FILES:
+            if (self.folder / name).is_file():
+                return self.folder / name
+        raise ModelError(f"{self.folder}: neither {WEIGHT_FILES[0]} nor {WEIGHT_FILES[1]} is there", _REFETCH)
+
+    def prefix(self, kind: str) -> str:
+        """The model's own prefix for `query` or `passage`."""
+        return self.query_prefix if kind == "query" else self.passage_prefix
+
+
+def read_spec(folder: Path, name: str | None = None) -> ModelSpec:
+    """Read a model folder's settings.
+
+    Raises ModelError if the folder is not a model, its architecture is not known or a setting is malformed.
+    """
+    if not folder.is_dir():
+        raise ModelError(f"model folder {folder} is not there", "give a folder, m3-small, or a hub id with a revision")
+    config = _read_json(folder, "config.json", required=True)
+    architecture = _architecture(folder, config)
+    extras = _read_json(folder, "m3.json")
+    prompts = _read_json(folder, "config_sentence_transformers.json").get("prompts") or {}
+    return ModelSpec(
+        name=name or folder.name,
+        folder=folder,
+        architecture=architecture,
+        pooling=_pooling(folder),
+        max_length=_max_length(folder, architecture),
+        multi_dim=_multi_dim(folder, extras),
+        query_prefix=_text(folder, prompts, "query"),
+        passage_prefix=_text(folder, prompts, "passage"),
+        presets=_presets(folder, extras),
+    )
+
+
+def _read_json(folder: Path, name: str, *, required: bool = False) -> dict[str, Any]:
+    path = folder / name
+    if not path.is_file():
+        if required:
+            raise ModelError(f"{folder}: {name} is missing", "a model folder in BGE-M3's layout has one")
+        return {}
+    if path.stat().st_size > _MAX_JSON_BYTES:
+        raise ModelError(f"{path} has {path.stat().st_size} bytes; settings have at most {_MAX_JSON_BYTES}", _REFETCH)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is not JSON ({error})", _REFETCH) from None
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} is not a JSON object", _REFETCH)
+    return value
+
+
+def _architecture(folder: Path, config: Mapping[str, Any]) -> Architecture:
+    family = config.get("model_type")
+    if family not in _POSITION_OFFSET:
+        raise ModelError(
+            f"{folder}: model_type {family!r} is not known; it must be bert or xlm-roberta",
+            "use a BERT or XLM-RoBERTa backbone",
+        )
+    if config.get("hidden_act", "gelu") != "gelu" or config.get("position_embedding_type", "absolute") != "absolute":
+        raise ModelError(
+            f"{folder}: config.json asks for hidden_act {config.get('hidden_act')!r} and positions "
+            f"{config.get('position_embedding_type')!r}; known are gelu and absolute",
+            "use a plain BERT or XLM-RoBERTa backbone",
+        )
+    try:
+        architecture = Architecture(
+            family=family,
+            hidden=int(config["hidden_size"]),
+            layers=int(config["num_hidden_layers"]),
+            heads=int(config["num_attention_heads"]),
+            ffn=int(config["intermediate_size"]),
+            vocabulary=int(config["vocab_size"]),
+            positions=int(config["max_position_embeddings"]),
+            layer_norm_eps=float(config["layer_norm_eps"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{folder}: config.json: {error!r} is missing or not a number", _REFETCH) from None
+    if architecture.hidden % architecture.heads:
+        raise ModelError(f"{folder}: {architecture.hidden} units do not divide by {architecture.heads} heads", _REFETCH)
+    return architecture
+
+
+def _pooling(folder: Path) -> Literal["cls", "mean"]:
+    pooling = _read_json(folder, "1_Pooling/config.json")
+    modes = [key for key, value in pooling.items() if key.startswith("pooling_mode_") and value is True]
+    if modes in ([], ["pooling_mode_cls_token"]):
+        return "cls"
+    if modes == ["pooling_mode_mean_tokens"]:
+        return "mean"
+    raise ModelError(f"{folder}: pooling {', '.join(modes)}; known are cls and mean, one of them", _REFETCH)
+
+
+def _max_length(folder: Path, architecture: Architecture) -> int:
+    positions = architecture.positions - architecture.position_offset
+    told = _read_json(folder, "tokenizer_config.json").get("model_max_length")
+    # transformers writes 1e30 where no limit is known.
+    return min(positions, int(told)) if isinstance(told, int | float) and told >= 1 else positions
+
+
+def _multi_dim(folder: Path, extras: Mapping[str, Any]) -> int:
+    told = extras.get("multi_dim")
+    if isinstance(told, int) and told > 0:
+        return told
+    if not (folder / MULTI_HEAD).is_file():
+        return 0
+    from m3core.model import read_head
+
+    return int(read_head(folder, MULTI_HEAD).weight.shape[0])
+
+
+def _text(folder: Path, prompts: Any, key: str) -> str:
+    value = prompts.get(key, "") if isinstance(prompts, dict) else None
+    if not isinstance(value, str) or len(value) > 1000:
+        raise ModelError(f"{folder}: prompt {key!r} is not a text of at most 1000 characters", _REFETCH)
+    return value
+
+
+def _presets(folder: Path, extras: Mapping[str, Any]) -> dict[str, Weights]:
+    presets = dict(BUILT_IN_PRESETS)
+    for name, value in (extras.get("presets") or {}).items():
+        try:
+            presets[name] = Weights(float(value["dense"]), float(value["lexical"]), float(value["multi"]))
+        except (KeyError, TypeError, ValueError):
+            raise ModelError(f"{folder}: m3.json: preset {name!r} needs dense, lexical and multi", _REFETCH) from None
+    return presets

@@ -1,0 +1,252 @@
+"""Our own forward pass for BERT and XLM-RoBERTa with the three M3 heads, on packed texts: no position is padding.
+
+A batch is packed into one matrix of P = sum of lengths rows, texts ordered by length. Linear layers and norms see that
+matrix; attention runs on groups of equal length, `[n, heads, S, d]`, so it needs no mask. transformers is the oracle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from m3core.checkpoint import MULTI_HEAD, SPARSE_HEAD, Architecture, ModelSpec
+from m3core.errors import ModelError
+
+_REFETCH = "fetch the model folder again, or name another one"
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Weight `[out, in]` and bias `[out]`."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __call__(self, states: Tensor) -> Tensor:
+        return functional.linear(states, self.weight, self.bias)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """LayerNorm over the last axis."""
+
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+    def __call__(self, states: Tensor) -> Tensor:
+        return functional.layer_norm(states, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One transformer block, post-norm. `qkv` is the three projections in one product."""
+
+    qkv: Linear
+    attended: Linear
+    attended_norm: Norm
+    up: Linear
+    down: Linear
+    down_norm: Norm
+
+    def __call__(self, states: Tensor, lengths: Sequence[int], heads: int) -> Tensor:
+        mixed = self.attended(_attention(self.qkv(states), lengths, heads))
+        states = self.attended_norm(states + mixed)
+        return self.down_norm(states + self.down(functional.gelu(self.up(states))))
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """Embeddings and blocks. Calling it gives the last hidden states of packed texts, `[P, H]`."""
+
+    architecture: Architecture
+    words: Tensor
+    positions: Tensor
+    types: Tensor
+    norm: Norm
+    layers: tuple[Layer, ...]
+
+    def __call__(self, token_ids: Tensor, lengths: Sequence[int]) -> Tensor:
+        """`token_ids` `[P]` are the texts one after another; `lengths` must come in runs of equal length."""
+        offset = self.architecture.position_offset
+        positions = torch.cat([torch.arange(offset, offset + length) for length in lengths]).to(token_ids.device)
+        states = self.norm(self.words[token_ids] + self.positions[positions] + self.types[0])
+        for layer in self.layers:
+            states = layer(states, lengths, self.architecture.heads)
+        return states
+
+
+def _attention(qkv: Tensor, lengths: Sequence[int], heads: int) -> Tensor:
+    """Softmax attention within each text; `qkv` `[P, 3H]` -> `[P, H]`."""
+    hidden = qkv.shape[1] // 3
+    mixed = torch.empty(qkv.shape[0], hidden, dtype=qkv.dtype, device=qkv.device)
+    start = 0
+    for length, run in groupby(lengths):
+        texts = sum(1 for _ in run)
+        stop = start + length * texts
+        # [n, S, 3, heads, d] -> 3 x [n, heads, S, d]
+        q, k, v = qkv[start:stop].view(texts, length, 3, heads, hidden // heads).permute(2, 0, 3, 1, 4)
+        out = functional.scaled_dot_product_attention(q, k, v)
+        mixed[start:stop].view(texts, length, heads, hidden // heads).copy_(out.transpose(1, 2))
+        start = stop
+    return mixed
+
+
+def load_backbone(spec: ModelSpec) -> Backbone:
+    """Load the backbone's weights in float32.
+
+    Raises ModelError if the file is truncated, a tensor is missing or has another shape than config.json says.
+    """
+    tensors = _Tensors(spec)
+    sizes = spec.architecture
+    eps = sizes.layer_norm_eps
+    words = tensors.get("embeddings.word_embeddings.weight", sizes.vocabulary, sizes.hidden)
+    return Backbone(
+        architecture=sizes,
+        words=words,
+        positions=tensors.get("embeddings.position_embeddings.weight", sizes.positions, sizes.hidden),
+        types=tensors.get("embeddings.token_type_embeddings.weight", None, sizes.hidden),
+        norm=tensors.norm("embeddings.LayerNorm", sizes.hidden, eps),
+        layers=tuple(_layer(tensors, f"encoder.layer.{index}.", sizes) for index in range(sizes.layers)),
+    )
+
+
+def _layer(tensors: _Tensors, prefix: str, sizes: Architecture) -> Layer:
+    hidden, ffn, eps = sizes.hidden, sizes.ffn, sizes.layer_norm_eps
+    query, key, value = (tensors.linear(f"{prefix}attention.self.{part}", hidden, hidden) for part in _PROJECTIONS)
+    return Layer(
+        qkv=Linear(torch.cat([query.weight, key.weight, value.weight]), torch.cat([query.bias, key.bias, value.bias])),
+        attended=tensors.linear(f"{prefix}attention.output.dense", hidden, hidden),
+        attended_norm=tensors.norm(f"{prefix}attention.output.LayerNorm", hidden, eps),
+        up=tensors.linear(f"{prefix}intermediate.dense", ffn, hidden),
+        down=tensors.linear(f"{prefix}output.dense", hidden, ffn),
+        down_norm=tensors.norm(f"{prefix}output.LayerNorm", hidden, eps),
+    )
+
+
+_PROJECTIONS = ("query", "key", "value")
+
+
+class _Tensors:
+    """The tensors of a checkpoint by name, with or without the model's own prefix, checked for shape."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self._path = spec.weights_file
+        self._tensors = _read_tensors(self._path)
+        known = (f"{family}." for family in ("roberta", "bert", "model"))
+        self._prefix = next((prefix for prefix in known if any(name.startswith(prefix) for name in self._tensors)), "")
+
+    def get(self, name: str, *shape: int | None) -> Tensor:
+        tensor = self._tensors.get(self._prefix + name)
+        if tensor is None:
+            raise ModelError(f"{self._path}: tensor {name} is missing", _REFETCH)
+        expected = tuple(tensor.shape[i] if size is None else size for i, size in enumerate(shape))
+        if tuple(tensor.shape) != expected:
+            raise ModelError(f"{self._path}: {name} is {list(tensor.shape)}; config.json says {list(shape)}", _REFETCH)
+        return tensor.float()
+
+    def linear(self, name: str, outputs: int, inputs: int) -> Linear:
+        return Linear(self.get(f"{name}.weight", outputs, inputs), self.get(f"{name}.bias", outputs))
+
+    def norm(self, name: str, size: int, eps: float) -> Norm:
+        return Norm(self.get(f"{name}.weight", size), self.get(f"{name}.bias", size), eps)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{path} is not a whole safetensors file ({error})", _REFETCH) from None
+    return _load_state_dict(path, mmap=True)
+
+
+def _load_state_dict(path: Path, *, mmap: bool = False) -> dict[str, Tensor]:
+    import pickle
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"{path} is not a plain file of tensors ({reason})", _REFETCH) from None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ModelError(f"{path} holds something else than named tensors", _REFETCH)
+    return state
+
+
+def read_head(folder: Path, name: str) -> Linear:
+    """One head (`sparse_linear.pt` or `colbert_linear.pt`) in float32.
+
+    Raises ModelError if it is missing, malformed or not finite: a head is never made up.
+    """
+    path = folder / name
+    if not path.is_file():
+        lost = "lexical weights" if name == SPARSE_HEAD else "multi-vectors"
+        raise ModelError(
+            f"{folder}: {name} is missing, so the model cannot give {lost}",
+            "use a model with M3 heads, or ask for the dense signal only",
+        )
+    state = _load_state_dict(path)
+    weight, bias = state.get("weight"), state.get("bias")
+    if weight is None or bias is None or weight.dim() != 2 or tuple(bias.shape) != (weight.shape[0],):
+        raise ModelError(f"{path}: a head has weight [out, in] and bias [out]", _REFETCH)
+    if not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
+        raise ModelError(f"{path}: the head has values that are not finite", _REFETCH)
+    return Linear(weight.float(), bias.float())
+
+
+def check_head(head: Linear, name: str, spec: ModelSpec, outputs: int) -> Linear:
+    """Return the head if its shape fits the backbone, else raise ModelError."""
+    if tuple(head.weight.shape) != (outputs, spec.dense_dim):
+        raise ModelError(
+            f"{spec.folder / name}: weight is {list(head.weight.shape)}; "
+            f"this backbone needs {[outputs, spec.dense_dim]}",
+            _REFETCH,
+        )
+    return head
+
+
+def dense_vectors(states: Tensor, starts: Tensor, lengths: Tensor, pooling: str) -> Tensor:
+    """Pool packed states `[P, H]` to `[N, H]` (first token, or mean over all tokens) and scale to norm 1."""
+    if pooling == "cls":
+        pooled = states[starts]
+    else:
+        rows = torch.repeat_interleave(torch.arange(len(lengths), device=states.device), lengths)
+        sums = torch.zeros(len(lengths), states.shape[1], dtype=states.dtype, device=states.device)
+        pooled = sums.index_add_(0, rows, states) / lengths[:, None]
+    return functional.normalize(pooled, dim=-1)
+
+
+def token_weights(states: Tensor, head: Linear) -> Tensor:
+    """relu(W h + b) of every packed position, `[P]`."""
+    return torch.relu(head(states)).squeeze(-1)
+
+
+def token_vectors(states: Tensor, starts: Tensor, head: Linear) -> Tensor:
+    """Multi-vectors of packed states: the first token of each text dropped, linear, norm 1, `[P - N, D']`."""
+    keep = torch.ones(states.shape[0], dtype=torch.bool, device=states.device)
+    keep[starts] = False
+    return functional.normalize(head(states[keep]), dim=-1)
+
+
+__all__ = [
+    "MULTI_HEAD",
+    "SPARSE_HEAD",
+    "Backbone",
+    "Linear",
+    "check_head",
+    "dense_vectors",
+    "load_backbone",
+    "read_head",
+    "token_vectors",
+    "token_weights",
+]

@@ -1,0 +1,65 @@
+"""Batched scores and InfoNCE for training heads. Shapes: B pairs, Tq and Tp padded tokens, D' vector width.
+
+Every softmax is over score / tau (M3-Embedding, equation 1, and FlagEmbedding's code).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+TAU = 0.02
+# s_ens = s_d + 0.3 s_l + s_m and L = (L_d + 0.1 L_l + L_m + L_ens) / 4 (section 3.3 and FlagEmbedding).
+LEXICAL_IN_SUM = 0.3
+LEXICAL_LOSS = 0.1
+
+
+def lexical_scores(
+    query_ids: Tensor, query_weights: Tensor, passage_ids: Tensor, passage_weights: Tensor, dropped: Tensor
+) -> Tensor:
+    """Lexical scores of all query-passage pairs, `[B, B]`, on the queries' own vocabulary.
+
+    Ids `[B, T]`; weights `[B, T]` after relu, 0 at padding. `dropped` `[K]` are ids that carry no weight.
+    """
+    vocabulary = torch.unique(query_ids)
+    vocabulary = vocabulary[~torch.isin(vocabulary, dropped)]
+    return (
+        _on_vocabulary(query_ids, query_weights, vocabulary)
+        @ _on_vocabulary(passage_ids, passage_weights, vocabulary).T
+    )
+
+
+def _on_vocabulary(ids: Tensor, weights: Tensor, vocabulary: Tensor) -> Tensor:
+    place = torch.searchsorted(vocabulary, ids).clamp_(max=len(vocabulary) - 1)
+    known = vocabulary[place] == ids
+    columns = torch.where(known, place, len(vocabulary))
+    table = weights.new_zeros(ids.shape[0], len(vocabulary) + 1)
+    return table.scatter_reduce(1, columns, weights, "amax", include_self=True)[:, :-1]
+
+
+def max_sim_scores(query: Tensor, query_mask: Tensor, passage: Tensor, passage_mask: Tensor) -> Tensor:
+    """Late interaction of all pairs, `[B, B]`: mean over query vectors of the largest dot product.
+
+    `query` `[B, Tq, D']`, `passage` `[B, Tp, D']`, masks true at real tokens. The argmax carries no gradient, so the
+    backward pass needs only the gathered products.
+    """
+    owner = query_mask.nonzero()[:, 0]
+    packed = query[query_mask]  # [P, D']: queries are short, padding them would triple the work
+    texts, length, width = passage.shape
+    with torch.no_grad():
+        similarity = (packed @ passage.reshape(-1, width).T).view(-1, texts, length)
+        best = similarity.masked_fill_(~passage_mask, -torch.inf).argmax(dim=-1)
+    rows = (best + torch.arange(texts) * length).view(-1)
+    met = passage.reshape(-1, width).index_select(0, rows).view(len(packed), texts, width)
+    sums = query.new_zeros(len(query), texts).index_add(0, owner, (packed[:, None] * met).sum(-1))
+    return sums / query_mask.sum(-1).clamp(min=1)[:, None]
+
+
+def info_nce(scores: Tensor, same: Tensor, tau: float = TAU) -> Tensor:
+    """Cross entropy of each row's own column over all columns of `[B, B]`, with tau.
+
+    `same[i, j]` marks other columns whose passage equals the row's positive: they are no negatives.
+    """
+    masked = (scores / tau).masked_fill(same, -torch.inf)
+    return functional.cross_entropy(masked, torch.arange(len(scores), device=scores.device))

@@ -1,0 +1,125 @@
+"""The encoder's contract: order, shapes, truncation, streaming, errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from m3core import Encoder
+from m3core.encoder import stored_vectors
+from m3core.errors import ModelError, UsageError
+from m3core.types import Encoded, Signal
+
+TEXTS = [f"the key number {i} " * (1 + i % 7) for i in range(23)]
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_model: Path) -> Encoder:
+    return Encoder.load(tiny_model)
+
+
+def _same(left: Encoded, right: Encoded) -> None:
+    assert left.dense is not None
+    assert right.dense is not None
+    assert left.dense == pytest.approx(right.dense, abs=1e-5)
+    assert left.lexical is not None
+    assert right.lexical is not None
+    assert left.lexical.indptr.tolist() == right.lexical.indptr.tolist()
+    assert left.lexical.ids.tolist() == right.lexical.ids.tolist()
+    assert left.multi is not None
+    assert right.multi is not None
+    assert left.multi.values == pytest.approx(right.multi.values, abs=1e-5)
+
+
+def test_results_come_in_the_order_of_the_texts_whatever_the_batches(encoder: Encoder) -> None:
+    small, large = (encoder.encode(TEXTS, batch_tokens=budget) for budget in (40, 100_000))
+    _same(small, large)
+    backwards = encoder.encode(TEXTS[::-1])
+    assert backwards.dense is not None
+    assert small.dense is not None
+    assert backwards.dense[::-1] == pytest.approx(small.dense, abs=1e-5)
+
+
+def test_shapes_norms_and_dtypes(encoder: Encoder) -> None:
+    encoded = encoder.encode(TEXTS)
+    assert encoded.dense is not None
+    assert encoded.dense.shape == (len(TEXTS), 32)
+    assert np.linalg.norm(encoded.dense, axis=1) == pytest.approx(1.0, abs=1e-5)
+    assert encoded.multi is not None
+    # n tokens give n - 1 vectors: the first token carries none.
+    assert np.diff(encoded.multi.offsets).tolist() == (encoded.token_counts - 1).tolist()
+    assert np.linalg.norm(encoded.multi.values, axis=1) == pytest.approx(1.0, abs=1e-5)
+    assert encoded.lexical is not None
+    assert (encoded.lexical.weights > 0).all()
+
+
+def test_no_texts_give_empty_arrays(encoder: Encoder) -> None:
+    encoded = encoder.encode([])
+    assert len(encoded) == 0
+    assert encoded.dense is not None
+    assert encoded.multi is not None
+    assert len(encoded.dense) == len(encoded.multi.values) == 0
+
+
+def test_the_prefix_of_the_kind_counts(encoder: Encoder) -> None:
+    query, passage = encoder.encode(["key"], "query"), encoder.encode(["key"], "passage")
+    assert query.dense is not None
+    assert not np.allclose(query.dense, passage.dense)
+    with pytest.raises(UsageError, match="kind 'document' is neither query nor passage"):
+        encoder.encode(["key"], "document")  # type: ignore[arg-type]
+
+
+def test_a_text_over_the_limit_is_cut_and_marked(encoder: Encoder) -> None:
+    encoded = encoder.encode(["short", "the key " * 500])
+    assert encoded.truncated.tolist() == [False, True]
+    assert int(encoded.token_counts[1]) == encoder.spec.max_length
+    rows, _ = encoder.tokenizer.encode(["the key " * 500], "", 16)
+    assert (len(rows[0]), rows[0][0], rows[0][-1]) == (16, 0, 2)
+
+
+def test_streaming_equals_one_call(encoder: Encoder) -> None:
+    parts = list(encoder.stream(iter(TEXTS), window=5))
+    whole = encoder.encode(TEXTS)
+    assert [len(part) for part in parts] == [5, 5, 5, 5, 3]
+    assert np.concatenate([part.dense for part in parts if part.dense is not None]) == pytest.approx(
+        whole.dense, abs=1e-5
+    )
+
+
+def test_progress_counts_every_token_once(encoder: Encoder) -> None:
+    seen: list[int] = []
+    encoded = encoder.encode(TEXTS, batch_tokens=64, progress=seen.append)
+    assert sum(seen) == int(encoded.token_counts.sum())
+    assert len(seen) > 1
+
+
+def test_stored_vectors_are_float16_and_exact_lexical(encoder: Encoder) -> None:
+    encoded = encoder.encode(TEXTS[:3])
+    assert encoded.lexical is not None
+    assert encoded.multi is not None
+    for i, row in enumerate(stored_vectors(encoded)):
+        assert (row.dense.dtype, row.multi.dtype) == (np.float16, np.float16)
+        assert row.multi == pytest.approx(encoded.multi.row(i), abs=1e-3)
+        ids, weights = encoded.lexical.row(i)
+        assert (row.lexical_ids.tolist(), row.lexical_weights.tolist()) == (ids.tolist(), weights.tolist())
+
+
+def test_a_query_has_the_vectors_of_its_text(encoder: Encoder) -> None:
+    query, encoded = encoder.encode_query("the key"), encoder.encode(["the key"], "query")
+    assert encoded.dense is not None
+    assert query.dense == pytest.approx(encoded.dense[0])
+    dense_only = Encoder.load(encoder.spec.folder, signals=[Signal.DENSE]).encode_query("the key")
+    assert dense_only.lexical_ids is dense_only.multi is None
+
+
+@pytest.mark.parametrize("name", ["no-such-folder", "m3-smal"])
+def test_an_unknown_model_is_refused(name: str) -> None:
+    with pytest.raises(ModelError, match="is neither m3-small nor a folder"):
+        Encoder.load(name)
+
+
+def test_a_hub_id_needs_its_revision() -> None:
+    with pytest.raises(ModelError, match="needs the 40 hex digits of a commit"):
+        Encoder.load("BAAI/bge-m3", revision="main")
