@@ -41,8 +41,8 @@ class HeadTraining:
     sample: SamplePlan = field(default_factory=SamplePlan)
     multi_dim: int = 128
     batch: int = 48
-    epochs: int = 6
-    learning_rate: float = 2e-3
+    epochs: int = 2
+    learning_rate: float = 5e-4
     warmup: float = 0.06
     query_tokens: int = 64
     passage_tokens: int = 160

@@ -17,7 +17,7 @@ def _matrix(rows: st.SearchStrategy[int], width: int = 4) -> st.SearchStrategy[n
     return rows.flatmap(lambda n: hnp.arrays(np.float32, (n, width), elements=_VALUES))
 
 
-_WEIGHTS = st.dictionaries(st.integers(0, 40), st.floats(0.01, 3, width=32), max_size=20)
+_WEIGHTS = st.dictionaries(st.integers(0, 40), st.floats(0.0078125, 3, width=32), max_size=20)
 
 
 def _arrays(weights: dict[int, float]) -> tuple[np.ndarray, np.ndarray]:

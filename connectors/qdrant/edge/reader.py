@@ -1,0 +1,56 @@
+"""One open shard on a private copy of the published snapshot, exchanged when a new snapshot is published."""
+
+from __future__ import annotations
+
+import qdrant_edge as edge
+
+from connectors.protocol import StoreOptions
+from connectors.qdrant.edge.schema import SHARD_FOLDER, check_description
+from connectors.qdrant.edge.shard import load_shard
+from connectors.snapshots.chain import SnapshotChain
+from connectors.snapshots.slots import SnapshotCopy
+from m3core.errors import DiskFullError, LockedError, StoreError
+
+
+class EdgeReader:
+    """Used by one thread at a time."""
+
+    def __init__(self, options: StoreOptions) -> None:
+        self._options = options
+        self._chain = SnapshotChain(options.root / f"g{options.schema.generation:05d}")
+        self._copy: SnapshotCopy | None = None
+        self._shard: edge.EdgeShard | None = None
+
+    def shard(self) -> edge.EdgeShard:
+        """The newest published snapshot, open. Raises StoreError, LockedError, DiskFullError."""
+        if self._shard is None or self._copy is None:
+            return self._exchange(self._chain.open_copy(min_free=self._options.min_free_bytes))
+        if self._copy.snapshot == self._chain.current():
+            return self._shard
+        try:
+            # While the run that published still makes a copy for us, the old snapshot answers without waiting.
+            copy = self._chain.open_copy(wait=0, min_free=self._options.min_free_bytes)
+        except (LockedError, DiskFullError):
+            return self._shard
+        return self._exchange(copy)
+
+    def close(self) -> None:
+        """Release shard and copy; idempotent."""
+        shard, self._shard = self._shard, None
+        copy, self._copy = self._copy, None
+        if shard is not None:
+            shard.close()
+        if copy is not None:
+            copy.close()
+
+    def _exchange(self, copy: SnapshotCopy) -> edge.EdgeShard:
+        try:
+            check_description(copy.path, self._options.schema, self._options.name)
+            shard = load_shard(copy.path / SHARD_FOLDER, self._options.name)
+        except StoreError:
+            copy.spoil()  # the next reader makes a fresh copy
+            copy.close()
+            raise
+        self.close()
+        self._copy, self._shard = copy, shard
+        return shard

@@ -1,0 +1,78 @@
+"""Store kinds by name: where each lives and how to install what it needs. Nothing is imported before it is opened."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from connectors.protocol import Searcher, Sink, StoreOptions
+from m3core.errors import ConfigError, MissingExtraError
+from m3core.nearest import did_you_mean
+
+__all__ = ["StoreOptions", "is_embedded", "kinds", "open_searcher", "open_sink"]
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """`package:Class` of both sides; `needs` is the top-level module that the extra installs."""
+
+    sink: str
+    searcher: str
+    embedded: bool = False
+    needs: str = ""
+    extra: str = ""
+
+
+_KINDS = {
+    "memory": _Kind(sink="connectors.memory.sink:MemorySink", searcher="connectors.memory.searcher:MemorySearcher"),
+    "qdrant-edge": _Kind(
+        sink="connectors.qdrant.edge.sink:EdgeSink",
+        searcher="connectors.qdrant.edge.searcher:EdgeSearcher",
+        embedded=True,
+        needs="qdrant_edge",
+        extra="qdrant",
+    ),
+}
+
+
+def kinds() -> tuple[str, ...]:
+    """Names that `kind` may have in the configuration."""
+    return tuple(sorted(_KINDS))
+
+
+def is_embedded(kind: str) -> bool:
+    """Whether stores of this kind are folders of snapshots, published at the end of a run."""
+    return _kind(kind).embedded
+
+
+def open_sink(kind: str, options: StoreOptions) -> Sink:
+    """Open the writing side. Raises ConfigError for an unknown kind, MissingExtraError, StoreError."""
+    sink: Sink = _load(kind, _kind(kind).sink)(options)
+    return sink
+
+
+def open_searcher(kind: str, options: StoreOptions) -> Searcher:
+    """Open the reading side. Raises ConfigError for an unknown kind, MissingExtraError, StoreError."""
+    searcher: Searcher = _load(kind, _kind(kind).searcher)(options)
+    return searcher
+
+
+def _kind(kind: str) -> _Kind:
+    if kind not in _KINDS:
+        raise ConfigError(f"no store is of kind {kind!r}", did_you_mean(kind, _KINDS))
+    return _KINDS[kind]
+
+
+def _load(kind: str, place: str) -> Callable[[StoreOptions], Any]:
+    known = _kind(kind)
+    if known.needs and importlib.util.find_spec(known.needs) is None:
+        raise MissingExtraError(
+            f"stores of kind {kind!r} need {known.needs}, which is not installed",
+            f"pip install 'threefold[{known.extra}]'",
+        )
+    module, _, name = place.partition(":")
+    opened: Callable[[StoreOptions], Any] = getattr(importlib.import_module(module), name)
+    return opened

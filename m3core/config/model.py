@@ -1,0 +1,168 @@
+"""The configuration as one typed model. Reading it from TOML and the environment is `m3core.config.load`'s."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+COLLECTION_PATTERN = r"^[a-z][a-z0-9_]{0,40}$"
+NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,40}$"
+
+FieldKind = Literal["string", "strings", "integer", "number", "boolean"]
+SignalName = Literal["dense", "lexical", "multi"]
+# Metadata cannot use the names of the row's own fields.
+RESERVED_FIELDS = frozenset(
+    {"id", "tenant", "doc_id", "ordinal", "span", "title", "context", "text", "language", "acl", "revision", "metadata"}
+)
+
+
+class Section(BaseModel):
+    """A table of the configuration file: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def broken_rule(at: str, rule: str, remedy: str) -> PydanticCustomError:
+    """A rule between keys that does not hold; `at` is the dotted key to change."""
+    return PydanticCustomError("broken_rule", "{at}: {rule}", {"at": at, "rule": rule, "remedy": remedy})
+
+
+class CollectionSection(Section):
+    """What is being built."""
+
+    name: Annotated[str, Field(pattern=COLLECTION_PATTERN, description="names state and stores; a-z, 0-9 and _")]
+
+
+class StorageSection(Section):
+    """Where state and embedded stores live on this machine."""
+
+    path: Annotated[
+        Path,
+        AfterValidator(Path.expanduser),
+        Field(description="folder for state and embedded stores; relative to the configuration"),
+    ] = Path("m3-data")
+
+
+class ModelSection(Section):
+    """Which checkpoint encodes."""
+
+    name: Annotated[str, Field(min_length=1, description="m3-small, a folder, or a hub id with `revision`")] = (
+        "m3-small"
+    )
+    revision: Annotated[str | None, Field(pattern=r"^[0-9a-f]{40}$", description="40-hex commit of a hub id")] = None
+    threads: Annotated[int | None, Field(ge=1, description="CPU threads for the forward pass; default all cores")] = (
+        None
+    )
+
+
+class SourceSection(Section):
+    """One place documents come from, bound to one tenant."""
+
+    kind: Annotated[Literal["folder", "jsonl", "parquet"], Field(description="what `path` holds")]
+    path: Annotated[Path, Field(description="folder or file; relative to the configuration")]
+    tenant: Annotated[str, Field(min_length=1, max_length=128, description="every document belongs to it")] = "default"
+    allowed_tenants: Annotated[
+        tuple[str, ...], Field(description="tenants that documents of this source may name themselves")
+    ] = ()
+    acl: Annotated[
+        tuple[str, ...] | None,
+        Field(description="principals for documents without their own acl; without it such documents are refused"),
+    ] = None
+    language: Annotated[str, Field(max_length=35, description="for documents that do not say theirs")] = ""
+    id_field: Annotated[str, Field(min_length=1, description="field with the document's id (jsonl, parquet)")] = (
+        "doc_id"
+    )
+    text_field: Annotated[str, Field(min_length=1, description="field with the text (jsonl, parquet)")] = "text"
+    max_document_bytes: Annotated[int, Field(ge=1, le=1 << 30, description="a larger document is a dead letter")] = (
+        10 << 20
+    )
+    max_total_bytes: Annotated[int, Field(ge=1, description="a source that expands to more is refused")] = 1 << 40
+
+
+class ChunkingSection(Section):
+    """How documents become chunks, in tokens of the model's tokenizer."""
+
+    max_tokens: Annotated[int, Field(ge=32, le=8192, description="of context and body; clamped to the model")] = 384
+    overlap_tokens: Annotated[int, Field(ge=0, le=1024, description="of the previous chunk repeated; 0 is advised")] = 0
+
+
+class StoreSection(Section):
+    """One store and the signals it keeps."""
+
+    kind: Annotated[str, Field(description="qdrant-edge or memory")]
+    signals: Annotated[tuple[SignalName, ...], Field(min_length=1, description="dense, lexical, multi")] = (
+        "dense",
+        "lexical",
+        "multi",
+    )
+    text: Annotated[bool, Field(description="keeps texts, metadata and acl; exactly one store does")] = True
+
+
+class IngestSection(Section):
+    """Bounds of a run."""
+
+    wave_bytes: Annotated[int, Field(ge=1 << 16, description="text per wave; each wave is committed")] = 16 << 20
+    max_delete_fraction: Annotated[float, Field(ge=0, le=1, description="more deletes than this are refused")] = 0.05
+    batch_tokens: Annotated[int, Field(ge=64, le=1 << 20, description="tokens per forward pass")] = 4096
+    min_free_bytes: Annotated[int, Field(ge=0, description="free disk space below which a wave does not start")] = (
+        256 << 20
+    )
+
+
+class SearchSection(Section):
+    """Defaults of a query."""
+
+    preset: Annotated[str, Field(description="weights preset: of the model folder's m3.json")] = "balanced"
+    limit: Annotated[int, Field(ge=1, le=1000, description="hits per page")] = 10
+    candidates: Annotated[int, Field(ge=1, le=10_000, description="per signal, independent of limit")] = 100
+    rerank_cap: Annotated[int, Field(ge=1, le=10_000, description="most candidates that get multi-vector scores")] = 400
+    timeout: Annotated[float, Field(gt=0, le=300, description="seconds for one query, all stores")] = 10.0
+    tenant: Annotated[str, Field(min_length=1, description="whom the command searches for without --as")] = "default"
+    principals: Annotated[tuple[str, ...], Field(description="principals of the command without --as")] = ("everyone",)
+
+
+class Config(Section):
+    """The whole configuration of one collection."""
+
+    collection: CollectionSection
+    storage: StorageSection = StorageSection()
+    model: ModelSection = ModelSection()
+    sources: Annotated[dict[Annotated[str, Field(pattern=NAME_PATTERN)], SourceSection], Field(min_length=1)]
+    fields: Annotated[
+        dict[str, FieldKind], Field(description="metadata fields that can be filtered on, with their type")
+    ] = {}
+    chunking: ChunkingSection = ChunkingSection()
+    stores: Annotated[dict[Annotated[str, Field(pattern=NAME_PATTERN)], StoreSection], Field(min_length=1)] = {
+        "main": StoreSection(kind="qdrant-edge")
+    }
+    ingest: IngestSection = IngestSection()
+    search: SearchSection = SearchSection()
+
+    @model_validator(mode="after")
+    def _each_signal_in_one_store(self) -> Config:
+        keeper: dict[str, str] = {}
+        for name, store in self.stores.items():
+            for signal in store.signals:
+                if signal in keeper:
+                    rule = f"{signal} is already kept by store {keeper[signal]}"
+                    raise broken_rule(f"stores.{name}.signals", rule, f"name {signal} in one of them only")
+                keeper[signal] = name
+        return self
+
+    @model_validator(mode="after")
+    def _one_store_keeps_the_text(self) -> Config:
+        texts = [name for name, store in self.stores.items() if store.text]
+        if len(texts) != 1:
+            rule = f"must keep the text in exactly one store, not in {len(texts)}"
+            raise broken_rule("stores", rule, "set text = true in one of them and text = false in the others")
+        return self
+
+    @model_validator(mode="after")
+    def _fields_are_not_reserved(self) -> Config:
+        for name in self.fields:
+            if name in RESERVED_FIELDS:
+                raise broken_rule(f"fields.{name}", "is a name of the row itself", "rename the metadata field")
+        return self

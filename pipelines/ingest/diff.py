@@ -1,0 +1,213 @@
+"""What a run has to do: the listing joined with the manifest, keys only, larger than memory if need be.
+
+DuckDB joins the two Parquet views and spills to the run folder. What comes out is again Parquet in the run folder,
+read in batches: no structure here grows with the collection but one 8-byte hash per document that must be read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from m3core.errors import RefusedError
+from m3core.types import Int64Array
+from pipelines.ingest.listing import Listing
+from pipelines.state.manifest import DocumentRecord, Manifest
+
+if TYPE_CHECKING:
+    import duckdb
+
+_MEMORY_LIMIT = "512MB"
+_BATCH = 4096
+_RECORD_BATCH = 20_000
+_GONE_NAMED = 3
+
+# One row per place of a document in the sources (nth = 1 is the first), or per manifest record that no source has.
+_JOIN = """
+CREATE TABLE work AS
+WITH listed AS (
+    SELECT *, row_number() OVER place AS nth, first_value(locator) OVER place AS first_locator
+    FROM read_parquet($listing)
+    WINDOW place AS (PARTITION BY tenant, doc_id ORDER BY position)
+),
+known AS (
+    SELECT tenant, doc_id, source, stamp,
+           $lost OR len(obsolete_chunk_ids) > 0 OR list_contains(map_values(status), 'pending') AS unfinished
+    FROM manifest
+)
+SELECT coalesce(l.tenant, k.tenant) AS tenant, coalesce(l.doc_id, k.doc_id) AS doc_id,
+       coalesce(l.source, k.source) AS source, l.locator, l.first_locator, l.size, l.position,
+       CASE WHEN l.nth > 1 THEN 'duplicate'
+            WHEN l.tenant IS NULL AND list_contains($incomplete, k.source) AND k.unfinished THEN 'owed'
+            WHEN l.tenant IS NULL AND list_contains($incomplete, k.source) THEN 'kept'
+            WHEN l.tenant IS NULL THEN 'gone'
+            WHEN k.tenant IS NULL OR k.stamp <> l.stamp OR k.source <> l.source THEN 'read'
+            WHEN k.unfinished THEN 'pending'
+            ELSE 'unchanged' END AS class
+FROM listed l FULL JOIN known k ON l.tenant = k.tenant AND l.doc_id = k.doc_id
+"""
+
+
+@dataclass(frozen=True)
+class Work:
+    """The classes of one run. `known` counts the manifest's documents; the rest lies in `file`."""
+
+    file: Path
+    counts: Mapping[str, int]
+    read_bytes: int
+    known: int
+    wanted: Wanted
+
+    def count(self, name: str) -> int:
+        """How many documents are of a class.
+
+        duplicate: not the first place of its document. read: new, or its stamp changed. pending: as it was, but a
+        store lacks its rows. unchanged. gone: in no source. kept, owed: not listed, but their source was not listed
+        completely; the rows of owed ones are pending.
+        """
+        return self.counts.get(name, 0)
+
+    @property
+    def to_do(self) -> bool:
+        """Whether any store or the manifest has to change."""
+        return any(self.count(name) for name in ("read", "pending", "owed", "gone"))
+
+
+class Wanted:
+    """Which items of the sources must be read: one 64-bit hash of source and locator per item.
+
+    A collision reads an item more, which changes nothing: what is read is compared with the manifest again.
+    """
+
+    def __init__(self, hashes: Int64Array) -> None:
+        self._hashes = np.sort(hashes)
+
+    @classmethod
+    def of(cls, places: Iterator[list[tuple[str, str]]]) -> Wanted:
+        """From batches of (source, locator)."""
+        parts = [np.array([place_hash(*place) for place in batch], dtype=np.int64) for batch in places]
+        return cls(np.concatenate(parts) if parts else np.empty(0, dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def has(self, source: str, locator: str) -> bool:
+        """Whether this item must be read."""
+        wanted = place_hash(source, locator)
+        index = int(np.searchsorted(self._hashes, wanted))
+        return index < len(self._hashes) and int(self._hashes[index]) == wanted
+
+
+def place_hash(source: str, locator: str) -> int:
+    """Signed 64 bits of a place."""
+    digest = hashlib.blake2b(f"{source}\0{locator}".encode(errors="surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def join(listing: Listing, manifest: Manifest, folder: Path, *, lost: bool = False) -> Work:
+    """Class of every document; `lost` says that a store has lost its rows, so that nothing counts as loaded."""
+    file = folder / "work.parquet"
+    with _database(folder) as database:
+        manifest.attach(database)
+        parameters = {"listing": str(listing.file), "incomplete": sorted(listing.incomplete), "lost": lost}
+        database.execute(_JOIN, parameters)
+        database.table("work").order("position, tenant, doc_id").write_parquet(str(file))
+        counts = dict(database.execute("SELECT class, count(*) FROM work GROUP BY class").fetchall())
+        size = database.execute("SELECT coalesce(sum(size), 0) FROM work WHERE class = 'read'").fetchone()
+        known = database.execute("SELECT count(*) FROM manifest").fetchone()
+    wanted = Wanted.of(_select(file, folder, "source, locator", "class = 'read'"))
+    return Work(file, counts, int(size[0]) if size else 0, int(known[0]) if known else 0, wanted)
+
+
+def duplicates(work: Work) -> Iterator[tuple[str, str, str, str]]:
+    """Tenant, doc_id, first and second place of documents that are in the sources more than once."""
+    columns = "tenant, doc_id, first_locator, locator"
+    for batch in _select(work.file, work.file.parent, columns, "class = 'duplicate'"):
+        yield from batch
+
+
+def pending_records(work: Work, manifest: Manifest) -> Iterator[DocumentRecord]:
+    """Records whose rows wait for a store although their source is as it was, or could not be listed."""
+    for batch in _select(work.file, work.file.parent, "tenant, doc_id", "class IN ('pending', 'owed')"):
+        found = manifest.find(batch)
+        yield from (found[key] for key in batch if key in found)
+
+
+def gone_records(work: Work, manifest: Manifest) -> Iterator[list[DocumentRecord]]:
+    """Records of documents that no source has any more, in batches."""
+    for batch in _select(work.file, work.file.parent, "tenant, doc_id", "class = 'gone'"):
+        yield list(manifest.find(batch).values())
+
+
+def check_deletes(work: Work, limit: float) -> None:
+    """Refuse a run whose sources miss more of the collection than `limit` allows; nothing has changed yet."""
+    gone = work.count("gone")
+    if not gone or gone <= limit * work.known:
+        return
+    batch = next(_select(work.file, work.file.parent, "doc_id", "class = 'gone'"))
+    named = ", ".join(ascii(row[0])[1:-1][:60] for row in batch[:_GONE_NAMED])
+    share = gone / work.known
+    raise RefusedError(
+        f"{gone:,} of {work.known:,} documents are gone from the source ({share:.1%}, limit {limit:.1%}): "
+        f"first {named}",
+        f"check the source; if it is right: m3 ingest --max-delete-fraction {_rounded_up(share)}",
+    )
+
+
+@dataclass(frozen=True)
+class KeyFile:
+    """Keys of documents in a Parquet of the run folder; their records are read in batches, as often as wanted."""
+
+    file: Path
+
+    def records(self, manifest: Manifest) -> Iterator[list[DocumentRecord]]:
+        """Their newest records."""
+        for batch in _select(self.file, self.file.parent, "tenant, doc_id", "true", _RECORD_BATCH):
+            yield list(manifest.find(batch).values())
+
+
+def written_by(run: int, manifest: Manifest, folder: Path) -> KeyFile:
+    """Documents that this run wrote and that still wait for a flip or for deletes."""
+    file = folder / "written.parquet"
+    with _database(folder) as database:
+        manifest.attach(database)
+        waiting = "len(obsolete_chunk_ids) > 0 OR list_contains(map_values(status), 'pending')"
+        rows = database.view("manifest").filter(f"revision = {run:d}").filter(waiting)
+        rows.project("tenant, doc_id").write_parquet(str(file))
+    return KeyFile(file)
+
+
+def _rounded_up(share: float) -> str:
+    return f"{min(1.0, math.ceil(share * 100 - 1e-9) / 100):.2f}"
+
+
+def _select(file: Path, folder: Path, columns: str, where: str, batch_rows: int = _BATCH) -> Iterator[list[Any]]:
+    with _database(folder) as database:
+        # Columns and condition are constants of this module.
+        query = f"SELECT {columns} FROM read_parquet($file) WHERE {where}"  # noqa: S608
+        rows = database.execute(query, {"file": str(file)})
+        while batch := rows.fetchmany(batch_rows):
+            yield batch
+
+
+@contextmanager
+def _database(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    import duckdb
+
+    spill = str(folder / "spill")
+    database = duckdb.connect(":memory:", config={"memory_limit": _MEMORY_LIMIT, "temp_directory": spill, "threads": 2})
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace("'", "''")

@@ -1,0 +1,142 @@
+"""The first half of an ingest: chunks whose vectors are not in the lake are encoded, one lake file per unit.
+
+What comes out is references: chunk rows and the places of their vectors. Vectors never leave this half in memory.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines.state.chunks import ChunkRow
+from pipelines.state.lake import UNIT_BYTES, UNIT_TOKENS, Lake, LakeRef
+
+if TYPE_CHECKING:
+    from m3core.encoder import Encoder
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Rows of one unit and where their vectors lie: all that passes from embedding to loading."""
+
+    rows: tuple[ChunkRow, ...]
+    vectors: tuple[LakeRef, ...]
+
+
+@dataclass(frozen=True)
+class UnitLimits:
+    """How much one unit, that is one lake file, may hold. `overhead`: tokens that specials and prefix add to a text."""
+
+    dense_dim: int
+    multi_dim: int
+    overhead: int
+    tokens: int = UNIT_TOKENS
+    bytes: int = UNIT_BYTES
+
+    def tokens_of(self, row: ChunkRow) -> int:
+        """Tokens that the encoder reads for this row."""
+        return row.chunk.token_count + self.overhead
+
+    def bytes_of(self, row: ChunkRow) -> int:
+        """Most bytes of its stored vectors: f16 dense and multi, u32 + f32 per lexical weight."""
+        return 2 * self.dense_dim + self.tokens_of(row) * (2 * self.multi_dim + 8)
+
+
+class LazyEncoder:
+    """One model per process, loaded when the first text must be encoded; threads share it."""
+
+    def __init__(self, folder: Path, threads: int | None) -> None:
+        self._folder = folder
+        self._threads = threads
+        self._lock = threading.Lock()
+        self._encoder: Encoder | None = None
+
+    @property
+    def loaded(self) -> bool:
+        """Whether anything had to be encoded yet."""
+        return self._encoder is not None
+
+    def get(self) -> Encoder:
+        """The model; the first call reads it from disk."""
+        with self._lock:
+            if self._encoder is None:
+                from m3core.encoder import Encoder
+
+                self._encoder = Encoder.load(self._folder, threads=self._threads)
+            return self._encoder
+
+
+@dataclass(frozen=True)
+class EncodeStep:
+    """What encoding a unit needs. `say(tokens, text_bytes)` is called after each forward pass."""
+
+    encoder: LazyEncoder
+    lake: Lake
+    batch_tokens: int
+    say: Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One finished unit: its reference and what it cost."""
+
+    reference: Reference
+    tokens: int
+    seconds: float
+
+
+def cut_units(rows: Iterable[ChunkRow], limits: UnitLimits) -> Iterable[tuple[ChunkRow, ...]]:
+    """Cut rows, in order, into units within both limits; a row beyond them is a unit of its own."""
+    unit: list[ChunkRow] = []
+    tokens = size = 0
+    for row in rows:
+        row_tokens, row_bytes = limits.tokens_of(row), limits.bytes_of(row)
+        if unit and (tokens + row_tokens > limits.tokens or size + row_bytes > limits.bytes):
+            yield tuple(unit)
+            unit, tokens, size = [], 0, 0
+        unit.append(row)
+        tokens, size = tokens + row_tokens, size + row_bytes
+    if unit:
+        yield tuple(unit)
+
+
+def split_known(rows: Sequence[ChunkRow], lake: Lake) -> tuple[Reference, list[ChunkRow]]:
+    """Rows whose vectors are in the lake, read and found sound, with their places; and the rows to be encoded."""
+    places = lake.find({row.lake_key for row in rows}, verify=True)
+    known = [row for row in rows if row.lake_key in places]
+    new = [row for row in rows if row.lake_key not in places]
+    return Reference(tuple(known), tuple(places[row.lake_key] for row in known)), new
+
+
+def encode_unit(rows: Sequence[ChunkRow], step: EncodeStep) -> Encoded:
+    """Encode the texts of one unit that the lake lacks, write one lake file, and refer to all rows.
+
+    Run twice on the same rows, the second run finds every vector in the lake and encodes nothing.
+    """
+    places = dict(step.lake.find({row.lake_key for row in rows}, verify=True))
+    texts = {row.lake_key: row.chunk.encoded_text for row in rows if row.lake_key not in places}
+    tokens, seconds = 0, 0.0
+    if texts:
+        encoder = step.encoder.get()
+        started = time.monotonic()
+        tokens = _encode_texts(texts, places, encoder, step)
+        seconds = time.monotonic() - started
+    return Encoded(Reference(tuple(rows), tuple(places[row.lake_key] for row in rows)), tokens, seconds)
+
+
+def _encode_texts(texts: dict[str, str], places: dict[str, LakeRef], encoder: Encoder, step: EncodeStep) -> int:
+    """Encode and keep; fills `places` and returns the tokens that were read."""
+    from m3core.encoder import stored_vectors
+
+    keys, bodies = list(texts), list(texts.values())
+    total_bytes = sum(len(body.encode()) for body in bodies)
+    share = total_bytes / max(1, sum(encoder.tokenizer.count(bodies)))
+    encoded = encoder.encode(
+        bodies, "passage", step.batch_tokens, progress=lambda tokens: step.say(tokens, round(tokens * share))
+    )
+    places.update(zip(keys, step.lake.write_unit(keys, stored_vectors(encoded)), strict=True))
+    return int(encoded.token_counts.sum())

@@ -1,0 +1,153 @@
+"""The Beam graph of one wave. Its transforms only wire: each DoFn calls one plain function.
+
+groups -> prepare -> find in the lake -> units -> encode (one lake file each) -> references -> load -> commit
+
+References are reshuffled, so that a retried load never encodes again; no vector passes between stages. The commit is
+the graph's last single step. The encode and load steps take one unit at a time: a bundle may hold them all.
+"""
+
+# mypy: disable-error-code="no-untyped-call"
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
+
+from pipelines.ingest.commit import Outcome, commit_wave
+from pipelines.ingest.embed import Reference, cut_units, encode_unit, split_known
+from pipelines.ingest.load import load
+from pipelines.ingest.reading import Group, prepare
+from pipelines.ingest.shared import Shared, shared_by
+from pipelines.state.chunks import ChunkRow
+
+Unit = tuple[ChunkRow, ...]
+_OUTCOMES = "outcomes"
+_KNOWN = "known"
+
+
+class Step(beam.DoFn):
+    """A step of the graph: finds what the run shares, and hands a failure to the run."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._shared: Shared | None = None
+
+    def setup(self) -> None:
+        """Look up what the run shares in this process."""
+        self._shared = shared_by(self._name)
+
+    def process(self, element: Any) -> Iterator[Any]:
+        """Run the step's function on one element."""
+        if self._shared is None:
+            raise RuntimeError("setup has not run")
+        try:
+            yield from self.work(element, self._shared)
+        except Exception as error:  # noqa: BLE001 - the run raises it; Beam would turn it into text
+            self._shared.fail(error)
+
+    def work(self, element: Any, shared: Shared) -> Iterable[Any]:
+        """Outputs of one element."""
+        raise NotImplementedError
+
+
+class TakeGroup(Step):
+    """Index -> group of the running wave (the groups stay in this process)."""
+
+    def work(self, element: int, shared: Shared) -> Iterable[Group]:
+        yield shared.groups[element]
+
+
+class Prepare(Step):
+    """Group -> chunk rows; documents and dead letters go to the outcomes."""
+
+    def work(self, element: Group, shared: Shared) -> Iterable[Any]:
+        if shared.stop:
+            return
+        chunked = prepare(element, shared.wave, shared.read)
+        for outcome in (*chunked.documents, *chunked.letters):
+            yield beam.pvalue.TaggedOutput(_OUTCOMES, outcome)
+        if chunked.rows:
+            yield chunked.rows
+
+
+class FindKnown(Step):
+    """Chunk rows -> units to encode; rows whose vectors are in the lake become references at once."""
+
+    def work(self, element: list[ChunkRow], shared: Shared) -> Iterable[Any]:
+        known, new = split_known(element, shared.encode.lake)
+        if known.rows:
+            tokens = sum(shared.limits.tokens_of(row) for row in known.rows)
+            shared.totals.reused(tokens)
+            shared.progress.reused(tokens, sum(len(row.chunk.encoded_text.encode()) for row in known.rows))
+            yield beam.pvalue.TaggedOutput(_KNOWN, known)
+        yield from cut_units(new, shared.limits)
+
+
+class EncodeUnit(Step):
+    """Unit -> lake file -> reference."""
+
+    def work(self, element: Unit, shared: Shared) -> Iterable[Reference]:
+        if shared.stop:
+            return
+        shared.load.before_write()
+        encoded = encode_unit(element, shared.encode)
+        shared.totals.encoded(encoded.tokens, encoded.seconds)
+        yield encoded.reference
+
+
+class LoadReference(Step):
+    """Reference -> rows in the stores -> acknowledgements."""
+
+    def work(self, element: Reference, shared: Shared) -> Iterable[Outcome]:
+        if shared.error is None:
+            yield load(element, shared.load)
+
+
+class CommitWave(Step):
+    """All outcomes of a wave -> manifest delta."""
+
+    def work(self, element: tuple[None, Iterable[Outcome]], shared: Shared) -> Iterable[None]:
+        if shared.committed is None:  # a bundle may run twice; a wave is committed once
+            shared.committed = commit_wave(shared.wave, element[1], shared.commit)
+        return ()
+
+
+def wire(groups: beam.pvalue.PCollection[Group], name: str) -> None:
+    """The graph of a wave, from its groups to its commit."""
+    prepared = groups | "Prepare" >> beam.ParDo(Prepare(name)).with_outputs(_OUTCOMES, main="rows")
+    found = prepared.rows | "FindKnown" >> beam.ParDo(FindKnown(name)).with_outputs(_KNOWN, main="units")
+    encoded = found.units | "SpreadUnits" >> beam.Reshuffle() | "Encode" >> beam.ParDo(EncodeUnit(name))
+    references = (encoded, found[_KNOWN]) | "References" >> beam.Flatten() | "SpreadReferences" >> beam.Reshuffle()
+    loaded = references | "Load" >> beam.ParDo(LoadReference(name))
+    outcomes = (prepared[_OUTCOMES], loaded) | "Outcomes" >> beam.Flatten() | beam.WithKeys(lambda _: None)
+    outcomes | "Gather" >> beam.GroupByKey() | "Commit" >> beam.ParDo(CommitWave(name))
+
+
+def run_wave(shared: Shared, bundle_repeat: int = 0) -> None:
+    """Run one wave in this process. Raises what a step raised; what was finished by then is committed."""
+    options = PipelineOptions([], pipeline_type_check=False)
+    with quiet_beam():
+        pipeline = beam.Pipeline(runner=FnApiRunner(bundle_repeat=bundle_repeat), options=options)
+        indices = pipeline | beam.Create(range(len(shared.groups)), reshuffle=False)
+        wire(indices | "TakeGroup" >> beam.ParDo(TakeGroup(shared.name)), shared.name)
+        pipeline.run().wait_until_finish()
+    if shared.error is not None:
+        raise shared.error
+
+
+@contextmanager
+def quiet_beam() -> Iterator[None]:
+    """Beam's warnings and notes are for its developers: only its errors pass, unless its logger was set to debug."""
+    logger = logging.getLogger("apache_beam")
+    level = logger.level
+    if logger.getEffectiveLevel() > logging.DEBUG:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,125 @@
+"""The second half of an ingest: references become rows in the stores, from chunk rows and lake alone."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+from connectors.protocol import Failure, Sink, WriteResult
+from m3core.errors import StoreError
+from m3core.types import ChunkVectors, Row
+from pipelines.ingest.embed import Reference
+from pipelines.state.lake import Lake
+
+# One write: bounded rows and bounded bytes of vectors, whatever the store.
+_BATCH_ROWS = 256
+_BATCH_BYTES = 16 << 20
+_ATTEMPTS = 5
+_BACKOFF_SECONDS = 0.5
+_BACKOFF_LIMIT = 20.0
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A row that a store will not take, however often it is asked."""
+
+    chunk_id: str
+    store: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Ids that every store acknowledged, and the rows that one refused."""
+
+    acknowledged: tuple[str, ...]
+    refused: tuple[Refused, ...]
+
+
+@dataclass(frozen=True)
+class LoadStep:
+    """What loading needs. `before_write` runs before every request: it checks lease and free space.
+
+    `written(rows)` is told the rows that all stores acknowledged.
+    """
+
+    sinks: dict[str, Sink]
+    lake: Lake
+    revision: int
+    before_write: Callable[[], None]
+    written: Callable[[int], None] = field(default=lambda rows: None)
+    sleep: Callable[[float], None] = time.sleep
+
+
+def load(reference: Reference, step: LoadStep) -> Loaded:
+    """Write the rows of one reference into every store, in bounded batches; returns after the acknowledgements.
+
+    Raises StoreError if a store still does not take rows after the retries.
+    """
+    acknowledged: list[str] = []
+    refused: list[Refused] = []
+    for rows in _batches(reference, step):
+        failed: set[str] = set()
+        for name, sink in step.sinks.items():
+            for failure in write_batch(name, sink, rows, step):
+                failed.add(failure.id)
+                refused.append(Refused(failure.id, name, failure.reason))
+        taken = [row.chunk.id for row in rows if row.chunk.id not in failed]
+        acknowledged += taken
+        step.written(len(taken))
+    return Loaded(tuple(acknowledged), tuple(refused))
+
+
+def write_batch(name: str, sink: Sink, rows: Sequence[Row], step: LoadStep) -> list[Failure]:
+    """Write rows into one store; transient failures are tried again with full jitter, the others returned.
+
+    Raises StoreError when rows keep failing transiently, or when the store's count of acknowledgements is wrong.
+    """
+    left = list(rows)
+    refused: list[Failure] = []
+    for attempt in range(_ATTEMPTS):
+        step.before_write()
+        result = sink.write(left)
+        _check_count(name, len(left), result)
+        again = {failure.id for failure in result.failures if failure.kind == "transient"}
+        refused += [failure for failure in result.failures if failure.kind != "transient"]
+        left = [row for row in left if row.chunk.id in again]
+        if not left:
+            return refused
+        step.sleep(random.uniform(0, min(_BACKOFF_LIMIT, _BACKOFF_SECONDS * 2**attempt)))  # noqa: S311 - jitter
+    raise StoreError(
+        f"store {name}: {len(left)} rows were not taken in {_ATTEMPTS} attempts",
+        "see why the store is busy, then run m3 ingest again: vectors wait in the lake",
+    )
+
+
+def _check_count(name: str, sent: int, result: WriteResult) -> None:
+    if result.acknowledged + len(result.failures) != sent:
+        raise StoreError(
+            f"store {name}: acknowledged {result.acknowledged} and refused {len(result.failures)} of {sent} rows",
+            "this is a fault of the connector; run m3 ingest again and report it if it stays",
+        )
+
+
+def _batches(reference: Reference, step: LoadStep) -> Iterator[list[Row]]:
+    """Rows of a reference in its order; at most one batch of vectors is in memory besides the one being cut."""
+    pairs = iter(zip(reference.rows, reference.vectors, strict=True))
+    while part := list(islice(pairs, _BATCH_ROWS)):
+        batch: list[Row] = []
+        size = 0
+        for (row, _), vectors in zip(part, step.lake.read([place for _, place in part]), strict=True):
+            row_bytes = vector_bytes(vectors)
+            if batch and size + row_bytes > _BATCH_BYTES:
+                yield batch
+                batch, size = [], 0
+            batch.append(Row(row.chunk, vectors, step.revision))
+            size += row_bytes
+        yield batch
+
+
+def vector_bytes(vectors: ChunkVectors) -> int:
+    """Bytes of the stored vectors of one row."""
+    return vectors.dense.nbytes + vectors.lexical_ids.nbytes + vectors.lexical_weights.nbytes + vectors.multi.nbytes

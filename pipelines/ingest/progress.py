@@ -1,0 +1,306 @@
+"""What a run tells while it works: a bar on a terminal, plain lines otherwise, nothing where nobody looks.
+
+A run calls `Progress` from its steps; the meter turns the calls into documents, tokens per second and time left.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+from m3core.terminal import plain
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+_LINE_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Header:
+    """The run, named."""
+
+    collection: str
+    generation: int
+    model: str
+    run: int
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What the listing says before any document is read."""
+
+    listed: int
+    unchanged: int
+    to_read: int
+    pending: int
+    gone: int
+    to_read_bytes: int
+
+
+class Progress(Protocol):
+    """Called by a run, from one thread at a time. Counts are increments."""
+
+    def started(self, header: Header) -> None: ...
+
+    def listing(self, documents: int) -> None:
+        """So many documents are listed by now (a total, not an increment)."""
+
+    def planned(self, planned: Planned) -> None: ...
+
+    def wave(self, number: int) -> None: ...
+
+    def reused(self, tokens: int, text_bytes: int) -> None: ...
+
+    def encoded(self, tokens: int, text_bytes: int) -> None: ...
+
+    def loaded(self, rows: int) -> None: ...
+
+    def committed(self, documents: int) -> None: ...
+
+    def publishing(self) -> None: ...
+
+    def stopping(self, reason: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class Meter:
+    """Sums the increments; rates count from the first one."""
+
+    clock: Callable[[], float] = time.monotonic
+    total_documents: int = 0
+    total_bytes: int = 0
+    documents: int = 0
+    tokens: int = 0
+    reused_tokens: int = 0
+    text_bytes: int = 0
+    rows: int = 0
+    _start: float | None = field(default=None, repr=False)
+
+    def begin(self) -> None:
+        """Start the clock of the rates, once."""
+        if self._start is None:
+            self._start = self.clock()
+
+    def tokens_per_second(self) -> float:
+        """Tokens encoded per second since `begin`."""
+        elapsed = 0.0 if self._start is None else self.clock() - self._start
+        return self.tokens / elapsed if elapsed > 0 else 0.0
+
+    def seconds_left(self) -> float | None:
+        """At the pace so far; None while nothing is done."""
+        if self._start is None or not self.text_bytes:
+            return None
+        pace = self.text_bytes / max(self.clock() - self._start, 1e-9)
+        return max(0.0, (self.total_bytes - self.text_bytes) / pace)
+
+
+class NoProgress:
+    """Says nothing, but counts: for programs that want the report only."""
+
+    def __init__(self) -> None:
+        self.meter = Meter()
+
+    def started(self, header: Header) -> None:
+        """Nothing to say."""
+
+    def listing(self, documents: int) -> None:
+        """Nothing to say."""
+
+    def planned(self, planned: Planned) -> None:
+        """Remember the totals."""
+        self.meter.total_documents = planned.to_read + planned.pending
+        self.meter.total_bytes = planned.to_read_bytes
+
+    def wave(self, number: int) -> None:
+        """Start the clock."""
+        self.meter.begin()
+
+    def reused(self, tokens: int, text_bytes: int) -> None:
+        """Texts whose vectors were in the lake."""
+        self.meter.reused_tokens += tokens
+        self.meter.text_bytes += text_bytes
+
+    def encoded(self, tokens: int, text_bytes: int) -> None:
+        """Texts that went through the model."""
+        self.meter.tokens += tokens
+        self.meter.text_bytes += text_bytes
+
+    def loaded(self, rows: int) -> None:
+        """Rows that every store acknowledged."""
+        self.meter.rows += rows
+
+    def committed(self, documents: int) -> None:
+        """Documents in the manifest."""
+        self.meter.documents += documents
+
+    def publishing(self) -> None:
+        """Nothing to say."""
+
+    def stopping(self, reason: str) -> None:
+        """Nothing to say."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class Lines(NoProgress):
+    """Plain lines: at the start, every 10 seconds at most while it works, before the flip."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._stream = stream
+        self._clock = clock
+        self._last = clock()
+        self.meter = Meter(clock)
+
+    def started(self, header: Header) -> None:
+        self._say(header_line(header))
+
+    def listing(self, documents: int) -> None:
+        self._now_and_then(f"listing  {documents:,} documents so far")
+
+    def planned(self, planned: Planned) -> None:
+        super().planned(planned)
+        self._say(planned_line(planned))
+
+    def encoded(self, tokens: int, text_bytes: int) -> None:
+        super().encoded(tokens, text_bytes)
+        self._now_and_then(work_line(self.meter))
+
+    def loaded(self, rows: int) -> None:
+        super().loaded(rows)
+        self._now_and_then(work_line(self.meter))
+
+    def committed(self, documents: int) -> None:
+        super().committed(documents)
+        self._now_and_then(work_line(self.meter))
+
+    def publishing(self) -> None:
+        if self.meter.documents:
+            self._say(work_line(self.meter))
+        self._say("publish  the new snapshot")
+
+    def stopping(self, reason: str) -> None:
+        self._say(f"stopping ({reason}): the running unit finishes, finished documents are committed")
+
+    def _now_and_then(self, line: str) -> None:
+        if self._clock() - self._last >= _LINE_SECONDS:
+            self._say(line)
+
+    def _say(self, line: str) -> None:
+        self._last = self._clock()
+        self._stream.write(plain(line) + "\n")
+        self._stream.flush()
+
+
+class Bar(NoProgress):
+    """One live line on a terminal: share of the text done, documents, tokens per second, time left."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        from rich.console import Console
+
+        self._console = Console(file=stream, highlight=False)
+        self._bar: RichProgress | None = None
+        self._task: TaskID | None = None
+
+    def started(self, header: Header) -> None:
+        self._print(header_line(header))
+
+    def planned(self, planned: Planned) -> None:
+        super().planned(planned)
+        self._print(planned_line(planned))
+
+    def wave(self, number: int) -> None:
+        super().wave(number)
+        if self._bar is None:
+            self._open()
+
+    def reused(self, tokens: int, text_bytes: int) -> None:
+        super().reused(tokens, text_bytes)
+        self._move()
+
+    def encoded(self, tokens: int, text_bytes: int) -> None:
+        super().encoded(tokens, text_bytes)
+        self._move()
+
+    def loaded(self, rows: int) -> None:
+        super().loaded(rows)
+        self._move()
+
+    def committed(self, documents: int) -> None:
+        super().committed(documents)
+        self._move()
+
+    def publishing(self) -> None:
+        self.close()
+        self._print("publish  the new snapshot")
+
+    def stopping(self, reason: str) -> None:
+        self._print(f"stopping ({reason}): the running unit finishes, finished documents are committed")
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _open(self) -> None:
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as RichProgress
+
+        columns = (TextColumn("encode  "), BarColumn(bar_width=28), TextColumn("{task.description}"))
+        self._bar = RichProgress(*columns, console=self._console, auto_refresh=True, refresh_per_second=4)
+        self._task = self._bar.add_task(bar_text(self.meter), total=max(1, self.meter.total_bytes))
+        self._bar.start()
+
+    def _move(self) -> None:
+        if self._bar is not None and self._task is not None:
+            done = min(self.meter.text_bytes, max(1, self.meter.total_bytes))
+            self._bar.update(self._task, completed=done, description=bar_text(self.meter))
+
+    def _print(self, line: str) -> None:
+        self._console.print(plain(line), markup=False, soft_wrap=True)
+
+
+def header_line(header: Header) -> str:
+    """`handbook · generation 1 · m3-small · run 3`."""
+    return f"{header.collection} · generation {header.generation} · {header.model} · run {header.run}"
+
+
+def planned_line(planned: Planned) -> str:
+    """What the listing found, classes that are empty left out."""
+    parts = [("unchanged", planned.unchanged), ("to read", planned.to_read), ("pending", planned.pending)]
+    classes = " · ".join(f"{name} {count:,}" for name, count in [*parts, ("gone", planned.gone)] if count)
+    return f"listing  {planned.listed:,} documents   {classes}".rstrip()
+
+
+def work_line(meter: Meter) -> str:
+    """One line of progress."""
+    return "encode   " + bar_text(meter)
+
+
+def bar_text(meter: Meter) -> str:
+    """Documents committed, tokens, pace and time left."""
+    left = meter.seconds_left()
+    remaining = f"   {duration(left)} left" if left is not None and left >= 1 else ""
+    reused = f" ({meter.reused_tokens:,} reused)" if meter.reused_tokens else ""
+    pace = f"   {meter.tokens_per_second():,.0f} tokens/s" if meter.tokens else ""
+    return f"{meter.documents:,}/{meter.total_documents:,} documents   {meter.tokens:,} tokens{reused}{pace}{remaining}"
+
+
+def duration(seconds: float) -> str:
+    """`0:12:31`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"
+
+
+def open_progress(stream: TextIO) -> Progress:
+    """A bar if `stream` is a terminal, plain lines otherwise."""
+    return Bar(stream) if stream.isatty() else Lines(stream)

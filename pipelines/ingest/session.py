@@ -1,0 +1,85 @@
+"""What a run is made of: what was asked, and what it holds once it has its lease and its number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from connectors.snapshots.disk import require_free
+from m3core.config.model import Config
+from pipelines.ingest.generation import Build
+from pipelines.ingest.progress import Progress
+from pipelines.ingest.sources import Source
+from pipelines.ingest.stop import StopFlag
+from pipelines.state.collection import CollectionState, Generation
+from pipelines.state.lease import Lease
+from pipelines.state.manifest import Manifest
+from pipelines.state.paths import StatePaths
+from pipelines.state.runs import RunFolder
+
+WORK = "work"
+
+
+@dataclass(frozen=True)
+class IngestOptions:
+    """What a caller may ask of one run.
+
+    `max_delete_fraction` overrides the configuration's; `lock_wait`: seconds to wait for another writer;
+    `bundle_repeat` (tests): how often Beam runs each bundle again.
+    """
+
+    max_delete_fraction: float | None = None
+    lock_wait: float = 0.0
+    bundle_repeat: int = 0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a run: configuration, places, and what the caller sees of it."""
+
+    config: Config
+    options: IngestOptions
+    storage: Path
+    build: Build
+    sources: Mapping[str, Source]
+    progress: Progress
+    stop: StopFlag
+
+    @property
+    def paths(self) -> StatePaths:
+        """The collection's state folder."""
+        return StatePaths.of(self.storage, self.config.collection.name)
+
+    @property
+    def delete_limit(self) -> float:
+        """Largest share of the documents that may be deleted."""
+        asked = self.options.max_delete_fraction
+        return self.config.ingest.max_delete_fraction if asked is None else asked
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that has its lease and its number."""
+
+    request: Request
+    state: CollectionState
+    generation: Generation
+    lease: Lease
+    folder: RunFolder
+    manifest: Manifest
+
+    @property
+    def number(self) -> int:
+        """The run counter; the revision of every row that this run writes."""
+        return self.state.run
+
+    @property
+    def work(self) -> Path:
+        """Temporary files: keys and stamps, never text."""
+        return self.folder.path / WORK
+
+    def before_write(self) -> None:
+        """LockedError if the lease is lost, DiskFullError if the disk is about to be full."""
+        self.lease.check()
+        require_free(self.request.storage, self.request.config.ingest.min_free_bytes)

@@ -1,0 +1,8 @@
+"""Where documents come from: a folder of text and Markdown, JSON Lines, Parquet."""
+
+from __future__ import annotations
+
+from pipelines.ingest.sources.protocol import SkipKind, Skipped, Source, SourceItem
+from pipelines.ingest.sources.registry import open_source
+
+__all__ = ["SkipKind", "Skipped", "Source", "SourceItem", "open_source"]

@@ -1,0 +1,92 @@
+"""A folder of text and Markdown: one file is one document, its path below the folder is its id."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from m3core.errors import DocumentError, SourceError
+from m3core.types import Document
+from pipelines.ingest.documents import DocumentRules, document_from_text, too_large
+from pipelines.ingest.ids import text_hash
+from pipelines.ingest.parsing import decode_text, markdown_headings, normalise_newlines, title_of
+from pipelines.ingest.sources.files import Passed, open_below, walk
+from pipelines.ingest.sources.protocol import SkipKind, Skipped, SourceItem
+
+PLAIN = (".txt", ".text")
+MARKDOWN = (".md", ".markdown")
+
+
+@dataclass
+class FolderSource:
+    """See `Source`. A document's title is its first heading, else the file's name; its text has LF line ends."""
+
+    name: str
+    root: Path
+    rules: DocumentRules
+    max_total_bytes: int
+    complete: bool = field(default=False, init=False)
+
+    def items(self) -> Iterator[SourceItem | Skipped]:
+        """Regular text and Markdown files, and what was passed over; see `walk`."""
+        self.complete = False
+        settings = text_hash(self.rules.canonical())[:16]
+        total, faults = 0, 0
+        passed: Counter[str] = Counter()
+        for entry in walk(self.root, PLAIN + MARKDOWN):
+            if isinstance(entry, Passed):
+                faults += entry.kind is SkipKind.UNREADABLE
+                passed[_counted(entry)] += 1
+                yield Skipped(self.name, entry.path, entry.kind, entry.reason)
+                continue
+            total += entry.size
+            if total > self.max_total_bytes:
+                raise SourceError(
+                    f"{self.root}: more than {self.max_total_bytes:,} bytes of text (max_total_bytes)",
+                    "raise max_total_bytes of the source or split it",
+                )
+            passed["read"] += 1
+            stamp = f"{entry.stamp}-{settings}"
+            yield SourceItem(self.name, self.rules.tenant, entry.path, entry.path, stamp, entry.size)
+        if not passed["read"]:
+            raise _nothing(self.root, passed)
+        self.complete = not faults
+
+    def read(self, item: SourceItem) -> Document:
+        """Read and parse one file; see `Source`."""
+        try:
+            return self._document(item)
+        except DocumentError as error:
+            raise DocumentError(f"{item.locator}: {error.message}", error.remedy) from None
+
+    def identify(self, item: SourceItem) -> tuple[str, str] | None:
+        """The source's tenant and the path; see `Source`."""
+        return self.rules.tenant, item.locator
+
+    def _document(self, item: SourceItem) -> Document:
+        limit = self.rules.max_document_bytes
+        with open_below(self.root, item.locator) as file:
+            data = file.read(limit + 1)
+        if len(data) > limit:
+            raise too_large(max(item.size, len(data)), limit)
+        text = normalise_newlines(decode_text(data))
+        path = PurePosixPath(item.locator)
+        markdown = path.suffix.lower() in MARKDOWN
+        title = title_of(markdown_headings(text) if markdown else [], path.name)
+        return document_from_text(item.locator, text, title, "markdown" if markdown else "plain", self.rules)
+
+
+def _counted(entry: Passed) -> str:
+    if entry.kind is not SkipKind.UNSUPPORTED:
+        return str(entry.kind)
+    return PurePosixPath(entry.path).suffix.lower() or "no extension"
+
+
+def _nothing(root: Path, passed: Counter[str]) -> SourceError:
+    found = ", ".join(f"{count:,} {what}" for what, count in passed.most_common(8) if count) or "nothing"
+    return SourceError(
+        f"{root}: no file with one of {', '.join(PLAIN + MARKDOWN)}; found: {found}",
+        "correct path of the source, or set kind = jsonl or parquet",
+    )

@@ -1,0 +1,71 @@
+"""JSON Lines, plain or compressed: one object per line, read as a stream with every size bounded."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import io
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, ClassVar, cast
+
+from m3core.errors import DocumentError
+from pipelines.ingest.metadata import MAX_METADATA_BYTES
+from pipelines.ingest.sources.files import open_below
+from pipelines.ingest.sources.records import RecordSource
+
+# JSON may spell a code point of 2 or 4 bytes of UTF-8 with 6 or 12.
+_ESCAPED = 3
+_PART = 1 << 20
+
+
+class JsonLinesSource(RecordSource):
+    """See `Source`. Blank lines are passed over; a line that is no document is refused by itself, with its number."""
+
+    extensions: ClassVar[tuple[str, ...]] = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+    unit: ClassVar[str] = "line"
+
+    def records(self, root: Path, path: str) -> Iterator[tuple[int, bytes | None, int]]:
+        """Lines; see `RecordSource`."""
+        limit = _ESCAPED * self.rules.max_document_bytes + 2 * MAX_METADATA_BYTES
+        with open_below(root, path) as file, _decompressed(file, path) as stream:
+            for number, (line, size) in enumerate(_lines(stream, limit, self.max_total_bytes), start=1):
+                yield number, line.removeprefix(codecs.BOM_UTF8) if line and number == 1 else line, size
+
+
+def _lines(stream: BinaryIO, limit: int, most: int) -> Iterator[tuple[bytes | None, int]]:
+    """Each line without its end and its size; None for one over the limit, of which no more is kept in memory.
+
+    A line is not read beyond `most` bytes: with it the source is too large already.
+    """
+    while line := stream.readline(limit + 1):
+        size = len(line)
+        if size <= limit or line.endswith(b"\n"):
+            yield line.rstrip(b"\r\n"), size
+            continue
+        while not line.endswith(b"\n") and size <= most and (line := stream.readline(_PART)):
+            size += len(line)
+        yield None, size
+
+
+@contextmanager
+def _decompressed(file: BinaryIO, path: str) -> Iterator[BinaryIO]:
+    name = path.lower()
+    if not name.endswith((".gz", ".zst")):
+        yield file
+        return
+    try:
+        with gzip.GzipFile(fileobj=file) if name.endswith(".gz") else _zstd(file) as stream:
+            yield cast(BinaryIO, stream)
+    except (EOFError, zlib.error, OSError, ValueError):
+        raise DocumentError("the compressed data is damaged or cut off", "fetch the file again") from None
+
+
+def _zstd(file: BinaryIO) -> io.BufferedReader:
+    import pyarrow as pa
+
+    # The stream closes what it reads from: it gets a file object of its own.
+    return io.BufferedReader(pa.CompressedInputStream(os.fdopen(os.dup(file.fileno()), "rb"), "zstd"))

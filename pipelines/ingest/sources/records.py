@@ -1,0 +1,126 @@
+"""What JSON Lines and Parquet have in common: files that hold many documents, each an object of fields."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, ClassVar
+
+from m3core.errors import DocumentError, SourceError
+from m3core.types import Document
+from pipelines.ingest.documents import DocumentRules, document_from_record, identity_of, too_large
+from pipelines.ingest.ids import text_hash
+from pipelines.ingest.sources.files import Found, Passed, stamp_of, walk
+from pipelines.ingest.sources.protocol import SkipKind, Skipped, SourceItem
+from pipelines.ingest.values import parse_json
+
+
+@dataclass
+class RecordSource(ABC):
+    """See `Source`. `path` is one file, or a folder of files with the known extensions.
+
+    An item carries its record as JSON, so that nothing is opened twice. A file that turns out to be damaged is listed
+    as a fault, the records before the damage are kept, and the listing does not count as complete.
+    """
+
+    name: str
+    path: Path
+    rules: DocumentRules
+    max_total_bytes: int
+    complete: bool = field(default=False, init=False)
+
+    extensions: ClassVar[tuple[str, ...]]
+    unit: ClassVar[str]
+
+    @abstractmethod
+    def records(self, root: Path, path: str) -> Iterator[tuple[int, bytes | None, int]]:
+        """Number (from 1), JSON and size in bytes of each record of one file.
+
+        The JSON is None if it is over the limit; if it is blank, there is no record under that number.
+
+        Raises:
+            DocumentError: the file is damaged from here on.
+        """
+
+    def items(self) -> Iterator[SourceItem | Skipped]:
+        """The records of every file, in order; see `Source`."""
+        self.complete = False
+        settings = text_hash(self.rules.canonical())[:16]
+        total, listed = 0, 0
+        faults: list[DocumentError] = []
+        for root, entry in self._files():
+            if isinstance(entry, Passed):
+                if entry.kind is SkipKind.UNREADABLE:
+                    faults.append(DocumentError(f"{entry.path}: {entry.reason}", "give read access"))
+                yield Skipped(self.name, entry.path, entry.kind, entry.reason)
+                continue
+            try:
+                for number, payload, size in self.records(root, entry.path):
+                    total += size
+                    if total > self.max_total_bytes:
+                        raise self._too_much()
+                    if payload is not None and not payload.strip():
+                        continue
+                    listed += 1
+                    stamp = f"{_digest(payload, size)}-{settings}"
+                    yield SourceItem(self.name, None, None, f"{entry.path}:{number}", stamp, size, payload)
+            except DocumentError as error:
+                faults.append(DocumentError(f"{entry.path}: {error.message}", error.remedy))
+                yield Skipped(self.name, entry.path, SkipKind.UNREADABLE, error.message)
+        if not listed:
+            raise self._nothing(faults)
+        self.complete = not faults
+
+    def read(self, item: SourceItem) -> Document:
+        """The record as a document; see `Source`."""
+        try:
+            return document_from_record(self._record(item), self.rules)
+        except DocumentError as error:
+            raise DocumentError(f"{item.locator}: {error.message}", error.remedy) from None
+
+    def identify(self, item: SourceItem) -> tuple[str, str] | None:
+        """Tenant and id that the record names, if it can be read that far; see `Source`."""
+        try:
+            return identity_of(self._record(item), self.rules)
+        except DocumentError:
+            return None
+
+    def _record(self, item: SourceItem) -> Mapping[str, Any]:
+        if item.payload is None:
+            raise too_large(item.size, self.rules.max_document_bytes)
+        record = parse_json(item.payload, f"the {self.unit}")
+        if not isinstance(record, dict):
+            raise DocumentError(f"the {self.unit} is no object of fields", "give one JSON object per document")
+        return record
+
+    def _files(self) -> Iterator[tuple[Path, Found | Passed]]:
+        if self.path.is_dir():
+            for entry in walk(self.path, self.extensions):
+                yield self.path, entry
+            return
+        if not self.path.is_file():  # false for a device or a pipe, which is not opened
+            raise SourceError(f"{self.path}: no such file or folder", "correct path of the source")
+        file = self.path.resolve()  # the path itself may be a link: whoever wrote the configuration chose it
+        status = file.stat()
+        yield file.parent, Found(file.name, status.st_size, stamp_of(status))
+
+    def _too_much(self) -> SourceError:
+        return SourceError(
+            f"{self.path}: expands to more than {self.max_total_bytes:,} bytes (max_total_bytes)",
+            "raise max_total_bytes of the source or split it",
+        )
+
+    def _nothing(self, faults: list[DocumentError]) -> SourceError:
+        if faults:
+            return SourceError(f"{self.path}: nothing could be read: {faults[0].message}", faults[0].remedy)
+        return SourceError(
+            f"{self.path}: no {self.unit} in any file with one of {', '.join(self.extensions)}",
+            "correct path of the source",
+        )
+
+
+def _digest(payload: bytes | None, size: int) -> str:
+    return f"size-{size}" if payload is None else sha256(payload).hexdigest()[:32]

@@ -1,0 +1,110 @@
+"""The waves of a run on this machine, and what their steps share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from m3core.tokenize import TextTokenizer
+from pipelines.ingest import diff
+from pipelines.ingest.chunking import Chunker, ChunkingConfig
+from pipelines.ingest.commit import CommitStep
+from pipelines.ingest.embed import EncodeStep, LazyEncoder, UnitLimits
+from pipelines.ingest.load import LoadStep
+from pipelines.ingest.reading import ReadStep
+from pipelines.ingest.session import Request, Run
+from pipelines.ingest.shared import Shared
+from pipelines.ingest.stores import Stores
+from pipelines.ingest.tally import Tally
+from pipelines.ingest.waves import WaveLimits, cut_waves, item_groups, record_groups, wanted_items
+from pipelines.state.chunks import ChunkFiles
+from pipelines.state.lake import Lake
+
+
+def share(run: Run, stores: Stores, lost: bool, tally: Tally) -> Shared:
+    """What the steps of this run share; nothing heavy is loaded yet."""
+    request = run.request
+    spec = request.build.spec
+    tokenizer = TextTokenizer.load(spec.folder)
+    overhead = tokenizer.special_overhead(spec.passage_prefix)
+    lake = Lake(request.paths, request.build.encoder)
+    encoder = LazyEncoder(spec.folder, request.config.model.threads)
+    return Shared(
+        name=f"{request.paths.root}#{run.number}",
+        read=ReadStep(
+            collection=request.paths.collection,
+            fingerprint=request.build.encoder,
+            run=run.number,
+            sources=request.sources,
+            chunker=Chunker(tokenizer, chunking(request, overhead)),
+            manifest=run.manifest,
+            chunk_files=ChunkFiles(request.paths, run.generation.number),
+            initial_status=stores.initial_status(),
+            lost=lost,
+        ),
+        limits=UnitLimits(spec.dense_dim, spec.multi_dim, overhead),
+        encode=EncodeStep(encoder, lake, request.config.ingest.batch_tokens, _saying(request)),
+        load=LoadStep(stores.sinks, lake, run.number, run.before_write, request.progress.loaded),
+        commit=CommitStep(run.number, run.manifest, run.folder, run.lease, stores.sinks),
+        progress=request.progress,
+        stop=request.stop,
+        totals=tally.totals,
+    )
+
+
+def _saying(request: Request) -> Callable[[int, int], None]:
+    """Progress of the encoder; between two forward passes is also the moment to say that a signal was heard."""
+    told = False
+
+    def say(tokens: int, text_bytes: int) -> None:
+        nonlocal told
+        request.progress.encoded(tokens, text_bytes)
+        if request.stop.signal and not told:
+            told = True
+            request.progress.stopping(request.stop.signal)
+
+    return say
+
+
+def chunking(request: Request, overhead: int) -> ChunkingConfig:
+    """The configured chunking within the model's limit. `overhead`: tokens of specials and prefix."""
+    section = request.config.chunking
+    most = min(section.max_tokens, request.build.spec.max_length - overhead)
+    return ChunkingConfig(max_tokens=most, overlap_tokens=section.overlap_tokens)
+
+
+def run_waves(run: Run, work: diff.Work, shared: Shared, tally: Tally) -> int:
+    """Run wave after wave until all is done or the run is to stop; returns how many there were.
+
+    Raises what a step raised, after the wave's commit, and DiskFullError before a wave that has no room.
+    """
+    run_wave = _beam()
+    request = run.request
+    limits = WaveLimits(request.config.ingest.wave_bytes, request.config.chunking.max_tokens)
+    items = item_groups(wanted_items(request.sources, work.wanted), limits)
+    records = record_groups(diff.pending_records(work, run.manifest), limits)
+    number = 0
+    for number, groups in enumerate(cut_waves(items, records, limits), start=1):
+        run.before_write()
+        shared.wave, shared.groups, shared.committed = number, groups, None
+        request.progress.wave(number)
+        try:
+            run_wave(shared, request.options.bundle_repeat)
+        finally:
+            if shared.committed is not None:
+                tally.add_wave(shared.committed)
+                request.progress.committed(shared.committed.documents)
+        if request.stop:
+            break
+    return number
+
+
+def _beam() -> Callable[[Shared, int], None]:
+    """The graph, imported when there is something to do: Beam takes seconds, and warns of what nobody uses here."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        from pipelines.ingest.graph import run_wave
+    finally:
+        logging.disable(disabled)
+    return run_wave

@@ -1,0 +1,153 @@
+"""The live generation's stores, pinned while a request uses them; the next request sees what is new."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from connectors.filters.tree import Everything
+from connectors.protocol import CollectionSchema, FieldType, Searcher, StoreOptions
+from connectors.registry import is_embedded, open_searcher
+from m3core.config.model import Config
+from m3core.errors import StateError, StoreError, UsageError
+from m3core.types import Signal
+from pipelines.state.collection import Generation, StoreBinding, read_collection
+from pipelines.state.paths import StatePaths
+
+# Copying and opening a large embedded folder that is not in the page cache.
+_OPENING_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """One generation and the reading sides of its stores, by store name. Valid while the pin is held."""
+
+    generation: Generation
+    searchers: Mapping[str, Searcher]
+
+
+class LiveStores(Protocol):
+    """Where the router gets the stores of a request from."""
+
+    def pin(self) -> AbstractAsyncContextManager[Pinned]:
+        """The stores as they are now, kept open until the block ends."""
+
+    async def aclose(self) -> None:
+        """Release everything that no request holds; idempotent."""
+
+
+@dataclass
+class _Opened:
+    """Open searchers of one generation, and how many requests use them."""
+
+    pinned: Pinned
+    users: int = 0
+    replaced: bool = False
+
+    async def close_if_free(self) -> None:
+        if self.replaced and self.users == 0:
+            await _close(self.pinned.searchers)
+
+
+class LiveGeneration:
+    """`LiveStores` of a configuration: reads `collection.json` at every request.
+
+    Within a generation an embedded store's searcher follows its snapshots by itself, maybe while a request runs. That
+    is safe: one id never means two texts, and a hit is shown only if its row is there when the texts are fetched.
+    """
+
+    def __init__(self, config: Config, base: Path) -> None:
+        self._config = config
+        self._storage = base / config.storage.path
+        self._paths = StatePaths.of(self._storage, config.collection.name)
+        self._opening = asyncio.Lock()
+        self._opened: _Opened | None = None
+
+    @asynccontextmanager
+    async def pin(self) -> AsyncIterator[Pinned]:
+        """See `LiveStores.pin`. Raises UsageError without a live generation, StateError and StoreError."""
+        opened = await self._current()
+        try:
+            yield opened.pinned
+        finally:
+            opened.users -= 1
+            await opened.close_if_free()
+
+    async def aclose(self) -> None:
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.replaced = True
+            await opened.close_if_free()
+
+    async def _current(self) -> _Opened:
+        async with self._opening:
+            generation = self._generation()
+            if self._opened is None or not _same(self._opened.pinned.generation, generation):
+                fresh = _Opened(Pinned(generation, await self._open(generation)))
+                await self.aclose()
+                self._opened = fresh
+            self._opened.users += 1
+            return self._opened
+
+    def _generation(self) -> Generation:
+        state = read_collection(self._paths)
+        name = self._config.collection.name
+        if state is None or state.live is None:
+            raise UsageError(f"collection {name!r} has nothing to search yet: no run was finished", "m3 ingest")
+        return state.generation(state.live)
+
+    async def _open(self, generation: Generation) -> dict[str, Searcher]:
+        searchers: dict[str, Searcher] = {}
+        try:
+            for binding in generation.stores:
+                options = StoreOptions(binding.name, self._root(binding), self._schema(generation, binding))
+                searcher = await asyncio.to_thread(open_searcher, binding.kind, options)
+                searchers[binding.name] = searcher
+                if is_embedded(binding.kind):
+                    await _prime(searcher)
+        except BaseException:
+            await _close(searchers)
+            raise
+        return searchers
+
+    def _root(self, binding: StoreBinding) -> Path:
+        return self._storage / "stores" / binding.name / self._config.collection.name
+
+    def _schema(self, generation: Generation, binding: StoreBinding) -> CollectionSchema:
+        try:
+            fields = {name: FieldType(kind) for name, kind in generation.fields.items()}
+        except ValueError:
+            raise StateError(
+                f"generation {generation.number} declares a field of an unknown type", "use the version that wrote it"
+            ) from None
+        return CollectionSchema(
+            collection=self._config.collection.name,
+            generation=generation.number,
+            signals=frozenset(Signal(signal) for signal in binding.signals),
+            dense_dim=generation.dense_dim,
+            multi_dim=generation.multi_dim,
+            fields=fields,
+            keeps_text=binding.text,
+            encoder_fingerprint=generation.encoder_fingerprint,
+        )
+
+
+def _same(opened: Generation, live: Generation) -> bool:
+    # A run changes other facts of a generation, not where its rows are; a state folder that was made anew does.
+    return (opened.number, opened.created) == (live.number, live.created)
+
+
+async def _prime(searcher: Searcher) -> None:
+    """Let an embedded store open its folder now, outside of any query's deadline."""
+    # What stops it here stops the query too, which tells it from the other stores' answers.
+    with suppress(StoreError):
+        await searcher.count(Everything(), _OPENING_SECONDS)
+
+
+async def _close(searchers: Mapping[str, Searcher]) -> None:
+    for searcher in searchers.values():
+        await searcher.aclose()

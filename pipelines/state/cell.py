@@ -1,0 +1,76 @@
+"""A cell: one small value that is replaced only if it is still what the writer has read (compare-and-swap).
+
+`collection.json`, `lease.json` and a manifest's `manifest.json` are cells. On a local disk the comparison happens under
+a momentary flock of `<name>.lock` beside the file; in a bucket it is a conditional put, where the version is the etag.
+Whoever works with a cell sees only this protocol.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pipelines.state.files import make_folder, reporting_write_errors, write_atomic
+
+
+class CellConflictError(Exception):
+    """The cell holds another version than expected; read it again. Never reaches a user as it is."""
+
+
+class Cell(Protocol):
+    """One value with a version."""
+
+    def read(self) -> tuple[bytes, str] | None:
+        """Value and version; None if it was never written."""
+
+    def replace(self, value: bytes, expected: str | None) -> str:
+        """Write `value` if the version is still `expected` (None: if there is none); the new version.
+
+        CellConflictError if it is not.
+        """
+
+
+@dataclass(frozen=True)
+class FileCell:
+    """A cell in a local file. Its version is the hash of its bytes."""
+
+    path: Path
+
+    def read(self) -> tuple[bytes, str] | None:
+        """Value and version; needs no lock, because the file is only ever replaced whole."""
+        try:
+            value = self.path.read_bytes()
+        except FileNotFoundError:
+            return None
+        return value, _version(value)
+
+    def replace(self, value: bytes, expected: str | None) -> str:
+        """Write `value` if the version is still `expected`; CellConflictError if not, DiskFullError without room."""
+        make_folder(self.path.parent)
+        with self._locked():
+            current = self.read()
+            if (current and current[1]) != expected:
+                raise CellConflictError(str(self.path))
+            write_atomic(self.path, value)
+        return _version(value)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        lock = self.path.with_name(self.path.name + ".lock")
+        with reporting_write_errors(lock):
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _version(value: bytes) -> str:
+    return hashlib.sha256(value).hexdigest()

@@ -1,0 +1,140 @@
+"""Dead letters: documents and chunks that could not be ingested, per run and as one current view.
+
+A run adds `runs/<run>/dead_letters-<n>.parquet` (n from 00001), kind `threefold.letters`, format 1 (`tables.py`):
+
+    tenant, doc_id, source_path, chunk_id   string   what failed; empty where it is not known. Together its identity
+    stage, error_code, message              string   where and why; no document text, no secret
+    attempts                                int64    1 in a run's file
+    first_seen, last_seen                   string   stamps (`clock.py`)
+    run                                     int64    the run that saw it last
+
+`runs/dead_letters.parquet` has the same columns: unresolved letters up to the run that its footer's metadata names as
+`through`, one row per identity, ascending by source_path, tenant, doc_id, chunk_id; attempts count runs. The current
+view is that file and the files of later runs, folded. A run's end writes it anew, in one replacement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.state.clock import utc_now
+from pipelines.state.paths import StatePaths
+from pipelines.state.tables import TableKind, dataset, duckdb_connection, extra_metadata, open_table, write_table
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+_KIND = TableKind("threefold.letters", 1)
+_IDENTITY = "source_path, tenant, doc_id, chunk_id"
+_BATCH = 8192
+# One row per identity and run first: a step that was repeated within a run is one attempt.
+_FOLD = f"""
+WITH attempts AS (
+    SELECT {_IDENTITY}, run, max(attempts) AS attempts, min(first_seen) AS first_seen, max(last_seen) AS last_seen,
+           max_by({{'stage': stage, 'error_code': error_code, 'message': message}}, last_seen) AS fault
+    FROM letters GROUP BY ALL
+)
+SELECT tenant, doc_id, source_path, chunk_id, max_by(fault, run).stage AS stage,
+       max_by(fault, run).error_code AS error_code, max_by(fault, run).message AS message,
+       sum(attempts)::BIGINT AS attempts, min(first_seen) AS first_seen, max(last_seen) AS last_seen, max(run) AS run
+FROM attempts GROUP BY {_IDENTITY}
+"""  # noqa: S608
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """One document or chunk that could not be ingested. Identity: tenant, doc_id, source_path, chunk_id.
+
+    Times are ISO 8601 UTC; empty ones are set when the letter is added. `message` holds no text and no secret.
+    """
+
+    stage: str
+    tenant: str
+    doc_id: str
+    source_path: str
+    error_code: str
+    message: str
+    attempts: int = 1
+    first_seen: str = ""
+    last_seen: str = ""
+    chunk_id: str = ""
+    run: int = 0
+
+
+def read_dead_letters(paths: StatePaths) -> Iterator[DeadLetter]:
+    """The current view: unresolved letters, with attempts and first_seen over all runs."""
+    if not paths.runs.exists():
+        return
+    with _letters(paths) as connection:
+        for batch in connection.sql(f"{_FOLD} ORDER BY {_IDENTITY}").to_arrow_reader(_BATCH):
+            yield from (DeadLetter(**row) for row in batch.to_pylist())
+
+
+def write_letters(folder: Path, run: int, letters: Iterable[DeadLetter]) -> None:
+    """One more file of the run, durable; no file for no letters."""
+    import pyarrow as pa
+
+    now = utc_now()
+    rows = [
+        asdict(replace(one, run=run, first_seen=one.first_seen or now, last_seen=one.last_seen or now))
+        for one in letters
+    ]
+    if rows:
+        number = 1 + sum(1 for _ in folder.glob("dead_letters-*.parquet"))
+        table = pa.Table.from_pylist(rows, schema=_schema())
+        write_table(folder / f"dead_letters-{number:05d}.parquet", _KIND, _schema(), [table])
+
+
+def fold_letters(paths: StatePaths, run: int, *, complete: bool, resolved: Collection[tuple[str, str]]) -> None:
+    """Write the current view through `run`. Letters that this run did not repeat are resolved if it was complete, or if
+    their document (tenant, doc_id) is in `resolved`."""
+    import pyarrow as pa
+
+    keys = sorted(set(resolved))
+    columns = {"tenant": [key[0] for key in keys], "doc_id": [key[1] for key in keys]}
+    with _letters(paths) as connection:
+        text = pa.schema([("tenant", pa.string()), ("doc_id", pa.string())])
+        connection.register("resolved", pa.table(columns, schema=text))
+        kept = "false" if complete else "(tenant, doc_id) NOT IN (SELECT (tenant, doc_id) FROM resolved)"
+        sql = f"SELECT * FROM ({_FOLD}) WHERE run >= {run:d} OR {kept} ORDER BY {_IDENTITY}"  # noqa: S608
+        batches = (_in_order(batch) for batch in connection.sql(sql).to_arrow_reader(_BATCH))
+        write_table(_view(paths), _KIND, _schema(), batches, through=str(run))
+
+
+@contextmanager
+def _letters(paths: StatePaths) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection with the table `letters`: the current view's file and those of later runs."""
+    files, through = [], 0
+    if _view(paths).exists():
+        files.append(_view(paths))
+        through = int(extra_metadata(open_table(files[0], _KIND, _schema()))["through"])
+    later = [path for path in paths.runs.iterdir() if path.name.isdigit() and int(path.name) > through]
+    for folder in later:
+        files += sorted(folder.glob("dead_letters-*.parquet"))
+    for file in files:
+        open_table(file, _KIND, _schema())
+    with duckdb_connection(paths.runs) as connection:
+        connection.register("letters", dataset(files, _schema()) if files else _schema().empty_table())
+        yield connection
+
+
+def _view(paths: StatePaths) -> Path:
+    return paths.runs / "dead_letters.parquet"
+
+
+def _in_order(batch: pa.RecordBatch) -> Any:
+    return batch.select(_schema().names).cast(_schema())
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    texts = ("tenant", "doc_id", "source_path", "chunk_id", "stage", "error_code", "message")
+    columns = [(name, pa.string()) for name in texts]
+    columns += [("attempts", pa.int64()), ("first_seen", pa.string()), ("last_seen", pa.string()), ("run", pa.int64())]
+    return pa.schema(columns)

@@ -1,0 +1,126 @@
+"""Rows of the manifest: one per document and wave that changed it.
+
+Parquet, kind `threefold.documents`, format 1 (`tables.py`), ascending by (shard, tenant, doc_id), text by its UTF-8
+bytes; which files there are is `manifestfiles.py`'s:
+
+    shard                uint16   first 8 bytes, big-endian, of sha256 of the JSON array [tenant, doc_id] (ASCII, no
+                                  white space), modulo the number of shards
+    tenant, doc_id       string   the document
+    source               string   name of the source it came from
+    content_hash, metadata_hash, acl_hash   string
+    stamp                string   what the source's listing said (size, mtime or etag), to skip reading it
+    chunk_ids            list of string    its chunks, in their order
+    revision             int64    the run that wrote its rows; chunk rows are found by it (`chunks.py`)
+    status               map of string to string   per store `done` or `pending`
+    obsolete_chunk_ids   list of string    chunks it no longer has, which some store may still hold
+    removed              bool     the document is gone; such a row stays while a store is pending
+    run, wave            int32    the wave that wrote this row
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+from pipelines.state.files import canonical_json
+from pipelines.state.manifestfiles import Wave
+from pipelines.state.tables import TableKind
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+DocumentKey = tuple[str, str]
+DOCUMENTS = TableKind("threefold.documents", 1)
+COLUMNS = (
+    "shard", "tenant", "doc_id", "source", "content_hash", "metadata_hash", "acl_hash", "stamp", "chunk_ids",
+    "revision", "status", "obsolete_chunk_ids", "removed", "run", "wave",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentRecord:
+    """What is known of one document. `status` says per store "done" or "pending"."""
+
+    tenant: str
+    doc_id: str
+    source: str
+    content_hash: str
+    metadata_hash: str
+    acl_hash: str
+    stamp: str
+    chunk_ids: tuple[str, ...]
+    revision: int
+    status: Mapping[str, str] = field(default_factory=dict)
+    obsolete_chunk_ids: tuple[str, ...] = ()
+    removed: bool = False
+
+    @property
+    def key(self) -> DocumentKey:
+        """(tenant, doc_id)."""
+        return self.tenant, self.doc_id
+
+
+def shard_of(key: DocumentKey, shards: int) -> int:
+    """Shard of a document."""
+    return int.from_bytes(hashlib.sha256(canonical_json(key)).digest()[:8], "big") % shards
+
+
+def tombstone(key: DocumentKey, run: int) -> DocumentRecord:
+    """The row of a document that is gone from every store."""
+    return DocumentRecord(*key, "", "", "", "", "", (), run, removed=True)
+
+
+def documents_table(rows: Sequence[DocumentRecord], shards: int, wave: Wave) -> pa.Table:
+    """Rows of one wave as they are written, in their order."""
+    import pyarrow as pa
+
+    values: list[dict[str, Any]] = [
+        {
+            "shard": shard_of(row.key, shards),
+            "tenant": row.tenant,
+            "doc_id": row.doc_id,
+            "source": row.source,
+            "content_hash": row.content_hash,
+            "metadata_hash": row.metadata_hash,
+            "acl_hash": row.acl_hash,
+            "stamp": row.stamp,
+            "chunk_ids": list(row.chunk_ids),
+            "revision": row.revision,
+            "status": sorted(row.status.items()),
+            "obsolete_chunk_ids": list(row.obsolete_chunk_ids),
+            "removed": row.removed,
+            "run": wave[0],
+            "wave": wave[1],
+        }
+        for row in rows
+    ]
+    values.sort(key=itemgetter("shard", "tenant", "doc_id"))  # by code points, which is by UTF-8 bytes
+    return pa.Table.from_pylist(values, schema=documents_schema())
+
+
+def read_documents(rows: Sequence[dict[str, Any]]) -> Iterator[DocumentRecord]:
+    """Records from rows as Arrow gives them."""
+    for row in rows:
+        for name in ("shard", "run", "wave"):
+            del row[name]
+        row["chunk_ids"] = tuple(row["chunk_ids"])
+        row["obsolete_chunk_ids"] = tuple(row["obsolete_chunk_ids"])
+        row["status"] = dict(row["status"])
+        yield DocumentRecord(**row)
+
+
+def documents_schema() -> pa.Schema:
+    """The columns."""
+    import pyarrow as pa
+
+    text, texts = pa.string(), pa.list_(pa.string())
+    types = {
+        "shard": pa.uint16(), "tenant": text, "doc_id": text, "source": text, "content_hash": text,
+        "metadata_hash": text, "acl_hash": text, "stamp": text, "chunk_ids": texts, "revision": pa.int64(),
+        "status": pa.map_(text, text), "obsolete_chunk_ids": texts, "removed": pa.bool_(), "run": pa.int32(),
+        "wave": pa.int32(),
+    }  # fmt: skip
+    return pa.schema(list(types.items()))

@@ -1,0 +1,57 @@
+"""The exact evaluation: matrices against single scores, nDCG against its definition, a folder end to end."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from m3core import Encoder, scoring
+from m3core.evaluate.beir import dense_matrix, evaluate_folder, lexical_matrix, mean_ndcg, multi_matrix
+
+_PASSAGES = ["the key of the desk", "travel by night train", "", "refunded within thirty days", "the desk at nine"]
+_QUERIES = ["key desk", "night", "days refunded", ""]
+
+
+def test_matrices_equal_single_scores(tiny_model: Path) -> None:
+    encoder = Encoder.load(tiny_model)
+    queries, passages = encoder.encode(_QUERIES, "query"), encoder.encode(_PASSAGES)
+    dense, lexical, multi = (matrix(queries, passages) for matrix in (dense_matrix, lexical_matrix, multi_matrix))
+    assert queries.dense is not None
+    assert passages.dense is not None
+    assert queries.lexical is not None
+    assert passages.lexical is not None
+    assert queries.multi is not None
+    assert passages.multi is not None
+    for i in range(len(_QUERIES)):
+        assert dense[i] == pytest.approx(scoring.dense(queries.dense[i], passages.dense), abs=1e-6)
+        for j in range(len(_PASSAGES)):
+            single = scoring.lexical(*queries.lexical.row(i), *passages.lexical.row(j))
+            assert lexical[i, j] == pytest.approx(single, rel=1e-4, abs=1e-6)
+            assert multi[i, j] == pytest.approx(scoring.max_sim(queries.multi.row(i), passages.multi.row(j)), abs=1e-5)
+
+
+def test_ndcg_by_hand() -> None:
+    scores = np.array([[0.9, 0.8, 0.7, 0.6], [0.1, 0.2, 0.3, 0.4]], dtype=np.float32)
+    # First query: relevant at ranks 2 and 3 of two; second: the only relevant one is last of four.
+    ideal = 1 + 1 / math.log2(3)
+    expected = [(1 / math.log2(3) + 1 / math.log2(4)) / ideal, 1 / math.log2(5)]
+    assert mean_ndcg(scores, [{1, 2}, {0}]) == pytest.approx(sum(expected) / 2)
+
+
+def test_a_beir_folder(tiny_model: Path, tmp_path: Path) -> None:
+    corpus = [{"_id": f"d{i}", "title": "", "text": text or "empty"} for i, text in enumerate(_PASSAGES)]
+    queries = [{"_id": f"q{i}", "text": text} for i, text in enumerate(_PASSAGES) if text] + [
+        {"_id": "q9", "text": "x"}
+    ]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(map(json.dumps, corpus)))
+    (tmp_path / "queries.jsonl").write_text("\n".join(map(json.dumps, queries)))
+    judged = "".join(f"q{i}\td{i}\t1\n" for i, text in enumerate(_PASSAGES) if text)
+    (tmp_path / "qrels.tsv").write_text(f"query-id\tcorpus-id\tscore\n{judged}")
+    figures = evaluate_folder(Encoder.load(tiny_model), tmp_path, max_queries=100)
+    assert set(figures) == {"dense", "lexical", "multi", "fused"}
+    assert all(0 <= value <= 1 for value in figures.values())
+    assert figures["multi"] > 0.8, "a text asked for by its own words meets its own vectors"

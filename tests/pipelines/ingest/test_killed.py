@@ -1,0 +1,144 @@
+"""Runs that die by SIGKILL, in processes of their own: running again ends like a run that nobody disturbed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.pipelines.ingest.projects import EDGE, Project, document
+
+_PROCESS = Path(__file__).with_name("ingest_process.py")
+_ROOT = Path(__file__).parents[3]
+_SECONDS = 300
+
+# Where a run commits something, in the order of a run.
+_LAKE = "pipelines.state.lake:Lake.write_unit"
+_CHUNKS = "pipelines.state.chunks:ChunkFiles.write"
+_MANIFEST = "pipelines.state.manifest:Manifest.append"
+_COMPACT = "pipelines.state.manifest:Manifest.compact"
+_WRITE = "connectors.qdrant.edge.sink:EdgeSink.write"
+_DELETE = "connectors.qdrant.edge.sink:EdgeSink.delete"
+_PUBLISH = "connectors.qdrant.edge.sink:EdgeSink.publish"
+_LIVE = "pipelines.ingest.run:finish"
+_LETTERS = "pipelines.state.runs:RunFolder.close_dead_letters"
+
+
+@pytest.fixture
+def changing(project: Project) -> Project:
+    """A published collection whose sources have changed since: new, changed, gone, bad documents in several waves."""
+    project.settings["stores"] = EDGE
+    project.settings["ingest"] = {"wave_bytes": 1 << 16, "min_free_bytes": 1 << 20, "max_delete_fraction": 0.5}
+    project.write_many(8)
+    project.ingest()
+    (project.docs / "d001.md").unlink()
+    project.write("d002.md", document(2).replace("Paragraph 1 of note 2", "A new beginning"))
+    for number in range(8, 160):
+        project.write(f"d{number:03}.md", document(number))
+    project.write("empty.md", "")
+    return project
+
+
+def undisturbed(project: Project, base: Path) -> Project:
+    """The same project, copied as it is now and brought up to date in one run."""
+    copy = Project(base / "undisturbed", project.model, project.settings)
+    shutil.copytree(project.base, copy.base, ignore=shutil.ignore_patterns("undisturbed", "described.json"))
+    copy.ingest()
+    return copy
+
+
+def start(project: Project, *point: str) -> subprocess.Popen[str]:
+    """An ingest in its own process."""
+    described = project.base / "described.json"
+    described.write_text(json.dumps({"config": project.raw(), "base": str(project.base)}))
+    return subprocess.Popen(
+        [sys.executable, str(_PROCESS), str(described), *point],
+        env={**os.environ, "PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def killed_at(project: Project, point: str) -> None:
+    """Run until the point, where the process must die."""
+    process = start(project, f"{point}:SIGKILL")
+    _, said = process.communicate(timeout=_SECONDS)
+    assert process.returncode == -signal.SIGKILL, said
+
+
+def check_same(project: Project, reference: Project) -> None:
+    """The same ids, documents and counts, and everything in agreement."""
+    project.check_agreement()
+    assert project.rows().keys() == reference.rows().keys()
+    mine, others = project.records(), reference.records()
+    assert {name: record.chunk_ids for name, record in mine.items()} == {
+        name: record.chunk_ids for name, record in others.items()
+    }
+
+
+def test_a_run_killed_four_times_ends_like_an_undisturbed_one(changing: Project, tmp_path: Path) -> None:
+    reference = undisturbed(changing, tmp_path)
+    before = changing.rows()
+    for point in (f"{_LAKE}:after:1", f"{_MANIFEST}:after:1", f"{_PUBLISH}:before:1"):
+        killed_at(changing, point)
+        assert changing.rows() == before
+    killed_at(changing, f"{_LIVE}:before:1")
+    assert changing.rows().keys() == reference.rows().keys()
+
+    report = changing.ingest()
+
+    assert (report.tokens_encoded, report.documents.failed) == (0, 1)
+    check_same(changing, reference)
+    assert changing.ingest().documents.unchanged == len(reference.records())
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("place", [_LAKE, _CHUNKS, _MANIFEST, _COMPACT, _WRITE, _DELETE, _PUBLISH, _LIVE, _LETTERS])
+def test_a_kill_at_every_commit(changing: Project, tmp_path: Path, place: str, number: int, when: str) -> None:
+    reference = undisturbed(changing, tmp_path)
+    process = start(changing, f"{place}:{when}:{number}:SIGKILL")
+    _, said = process.communicate(timeout=_SECONDS)
+    assert process.returncode in (-signal.SIGKILL, 3), said
+    changing.rows()
+    changing.ingest()
+    check_same(changing, reference)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("seed", range(12))
+def test_kills_at_any_moment(changing: Project, tmp_path: Path, seed: int) -> None:
+    reference = undisturbed(changing, tmp_path)
+    chance = random.Random(seed)
+    for _ in range(4):
+        process = start(changing)
+        time.sleep(chance.uniform(0.5, 12))
+        process.kill()
+        process.communicate(timeout=_SECONDS)
+        changing.rows()
+    changing.ingest()
+    check_same(changing, reference)
+
+
+def test_sigterm_ends_a_process_with_143_and_what_is_finished_is_in(changing: Project) -> None:
+    process = start(changing, f"{_LAKE}:after:1:SIGTERM")
+    out, said = process.communicate(timeout=_SECONDS)
+    assert process.returncode == 143, said
+    assert "stopping (SIGTERM)" in said
+    counts = json.loads(out)["documents"]
+    assert counts["pending"] > 0
+    assert counts["new"] + counts["changed"] + counts["pending"] + counts["failed"] >= 152
+    assert "d001.md" in changing.records()
+    changing.check_agreement()
+    assert changing.ingest().documents.gone == 1
+    changing.check_agreement()

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipelines.state.cell import CellConflictError, FileCell
+
+COUNT = """
+    import sys
+    from pathlib import Path
+    from pipelines.state.cell import CellConflictError, FileCell
+    cell, done = FileCell(Path(sys.argv[1])), 0
+    while done < 25:
+        current = cell.read()
+        value, version = current or (b"0", None)
+        try:
+            cell.replace(str(int(value) + 1).encode(), version)
+            done += 1
+        except CellConflictError:
+            pass
+"""
+
+
+def test_a_cell_is_replaced_only_from_the_version_that_was_read(tmp_path: Path) -> None:
+    cell = FileCell(tmp_path / "new" / "cell")
+    assert cell.read() is None
+    first = cell.replace(b"1", None)
+    assert cell.read() == (b"1", first)
+    second = cell.replace(b"2", first)
+    for stale in (first, None):
+        with pytest.raises(CellConflictError):
+            cell.replace(b"3", stale)
+    assert cell.read() == (b"2", second)
+
+
+def test_of_many_processes_none_loses_an_update(tmp_path: Path, start: Callable[..., subprocess.Popen[str]]) -> None:
+    file = tmp_path / "cell"
+    processes = [start(COUNT, file) for _ in range(4)]
+    assert [process.wait(30) for process in processes] == [0] * 4
+    assert file.read_bytes() == b"100"
