@@ -104,7 +104,7 @@ class StoreSection(Section):
 class IngestSection(Section):
     """Bounds of a run."""
 
-    wave_bytes: Annotated[int, Field(ge=1 << 16, description="text per wave; each wave is committed")] = 16 << 20
+    wave_bytes: Annotated[int, Field(ge=1 << 16, description="text per wave; each wave is committed")] = 4 << 20
     max_delete_fraction: Annotated[float, Field(ge=0, le=1, description="more deletes than this are refused")] = 0.05
     batch_tokens: Annotated[int, Field(ge=64, le=1 << 20, description="tokens per forward pass")] = 4096
     min_free_bytes: Annotated[int, Field(ge=0, description="free disk space below which a wave does not start")] = (

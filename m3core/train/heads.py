@@ -42,7 +42,10 @@ class HeadTraining:
     multi_dim: int = 128
     batch: int = 48
     epochs: int = 2
-    learning_rate: float = 5e-4
+    sparse_rate: float = 5e-4
+    # Small: in-batch negatives are of one language, so a long training unlearns to match across languages.
+    multi_rate: float = 2e-5
+    shrink: float = 0.5
     warmup: float = 0.06
     query_tokens: int = 64
     passage_tokens: int = 160
@@ -51,12 +54,16 @@ class HeadTraining:
 
 @dataclass(frozen=True)
 class States:
-    """Backbone states of N texts, packed: `hidden` f16 `[P, H]`, `ids` `[P]`, `offsets` `[N + 1]`, `dense` `[N, H]`."""
+    """Backbone states of N texts, packed: `hidden` f16 `[P, H]`, `ids` `[P]`, `offsets` `[N + 1]`, `dense` `[N, H]`.
+
+    `leading` counts the tokens before a text's own: the first special and the prefix.
+    """
 
     hidden: Tensor
     ids: Tensor
     offsets: Tensor
     dense: Tensor
+    leading: int
 
     def padded(self, indices: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """States f32 `[B, T, H]`, ids `[B, T]` and mask `[B, T]` of some texts."""
@@ -90,17 +97,43 @@ def backbone_states(encoder: Encoder, texts: Sequence[str], kind: TextKind, max_
         if number % 20 == 0:
             rate = done / (time.monotonic() - started)
             _say(f"{kind} states: {done:,} of {int(offsets[-1]):,} tokens, {rate:,.0f} tokens/s")
-    return States(hidden, torch.tensor([token for ids in token_ids for token in ids]), offsets, dense)
+    ids = torch.tensor([token for ids in token_ids for token in ids])
+    leading = encoder.tokenizer.special_overhead(encoder.spec.prefix(kind)) - 1
+    return States(hidden, ids, offsets, dense, leading)
 
 
-def principal_head(states: States, width: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Start of the multi-vector head: the `width` leading principal directions of centred token states."""
-    rows = torch.from_numpy(rng.choice(len(states.hidden), size=min(50_000, len(states.hidden)), replace=False))
-    sample = states.hidden[rows].float()
-    mean = sample.mean(0)
-    _, _, directions = torch.linalg.svd(sample - mean, full_matrices=False)
-    weight = directions[:width].contiguous()
-    return weight, -(weight @ mean)
+def text_means(states: States, texts: Sequence[int]) -> Tensor:
+    """Mean state of each text's own tokens, without prefix and specials, `[N, H]`."""
+    bounds = [(int(states.offsets[i]) + states.leading, int(states.offsets[i + 1]) - 1) for i in texts]
+    rows = [states.hidden[min(start, stop - 1) : stop] for start, stop in bounds]
+    return torch.stack([row.float().mean(0) for row in rows])
+
+
+def shared_meaning_head(left: Tensor, right: Tensor, mean: Tensor, width: int, shrink: float) -> tuple[Tensor, Tensor]:
+    """Start of the multi-vector head: what translations share, without what tells their languages apart.
+
+    `left` and `right` `[N, H]` are means of N translation pairs. Linear discriminant analysis (Fisher 1936) with a pair
+    as class: directions are scaled by the inverse root of the covariance within pairs, shrunk towards the identity, and
+    the `width` of the largest covariance between pairs are kept. `mean` `[H]` is subtracted.
+    """
+    difference = left - right
+    within = difference.T @ difference
+    within = (1 - shrink) * within * (len(within) / within.trace()) + shrink * torch.eye(len(within))
+    values, vectors = torch.linalg.eigh(within)
+    whitening = vectors @ torch.diag(values**-0.5) @ vectors.T
+    _, directions = torch.linalg.eigh(whitening @ torch.cov(((left + right) / 2).T) @ whitening)
+    weight = directions[:, -width:].T @ whitening
+    weight = weight / weight.norm(dim=1).mean()
+    return weight.contiguous(), -(weight @ mean)
+
+
+def _multi_start(queries: States, passages: States, pairs: Sequence[Pair], plan: HeadTraining) -> tuple[Tensor, Tensor]:
+    translations = [i for i, pair in enumerate(pairs) if pair.translation]
+    if not translations:
+        raise UsageError("the sample holds no translations", "the multi-vector head starts from them: add some")
+    left, right = text_means(queries, translations), text_means(passages, translations)
+    mean = torch.cat([left, right]).mean(0)
+    return shared_meaning_head(left, right, mean, min(plan.multi_dim, left.shape[1]), plan.shrink)
 
 
 def idf_head(states: States, dropped: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -128,17 +161,20 @@ def train_heads(
     """Train both heads; returns sparse head, multi-vector head and the losses every 50 steps."""
     rng = np.random.default_rng(plan.seed)
     torch.manual_seed(plan.seed)
-    start = [*idf_head(passages, dropped, rng), *principal_head(passages, plan.multi_dim, rng)]
+    start = [*idf_head(passages, dropped, rng), *_multi_start(queries, passages, pairs, plan)]
     sparse_weight, sparse_bias, multi_weight, multi_bias = (torch.nn.Parameter(value) for value in start)
     parameters = [sparse_weight, sparse_bias, multi_weight, multi_bias]
-    optimiser = torch.optim.AdamW(parameters, lr=plan.learning_rate, weight_decay=0.01)
+    peaks = (plan.sparse_rate, plan.multi_rate)
+    optimiser = torch.optim.AdamW(
+        [{"params": parameters[:2], "lr": peaks[0]}, {"params": parameters[2:], "lr": peaks[1]}], weight_decay=0.01
+    )
     groups = [pair.group for pair in pairs]
     texts = np.array([hash(pair.positive) for pair in pairs])
     schedule = [batch for _ in range(plan.epochs) for batch in batches(groups, plan.batch, rng)]
     history: list[dict[str, float]] = []
     for step, indices in enumerate(schedule):
-        for group in optimiser.param_groups:
-            group["lr"] = plan.learning_rate * _schedule(step, len(schedule), plan.warmup)
+        for group, peak in zip(optimiser.param_groups, peaks, strict=True):
+            group["lr"] = peak * _schedule(step, len(schedule), plan.warmup)
         sparse, multi = Linear(sparse_weight, sparse_bias), Linear(multi_weight, multi_bias)
         same = torch.from_numpy(texts[indices][:, None] == texts[indices][None, :])
         same.fill_diagonal_(False)

@@ -17,11 +17,12 @@ QUESTIONS_PER_PASSAGE = 4
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A query and the passage that answers it; `group` is the source and language that a batch may not mix."""
+    """A query and its passage: an answer, or a translation. A batch may not mix `group`s (source and language)."""
 
     query: str
     positive: str
     group: str
+    translation: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,13 @@ def read_pairs(path: Path, plan: SamplePlan) -> list[Pair]:
 
     columns = pq.read_table(path, columns=["query", "positive", "language", "source", "kind"]).to_pydict()
     rows = [
-        (Pair(query, positive, f"{source}/{language}"), language, kind)
+        (Pair(query, positive, f"{source}/{language}", kind == "translation"), language)
         for query, positive, language, source, kind in zip(*columns.values(), strict=True)
         if source not in UNCLEAR_SOURCES
     ]
     rng = np.random.default_rng(plan.seed)
-    questions = [(pair, language) for pair, language, kind in rows if kind == "question"]
-    translations = [(pair, language) for pair, language, kind in rows if kind != "question"]
+    questions = [row for row in rows if not row[0].translation]
+    translations = [row for row in rows if row[0].translation]
     wanted = round(plan.pairs * plan.question_share)
     return [
         *_sample(_bounded_per_passage(questions, rng), wanted, plan.exponent, rng),

@@ -176,6 +176,13 @@ def assemble(backbone: Path, tokenizer: Path, target: Path, heads: Path | None) 
     (target / _SIZES).write_text(json.dumps(sizes, indent=2) + "\n", encoding="ascii")
 
 
+# The frozen backbone's dense vector ranks texts of the question's own language first; the multi-vector head was started
+# from translations and does not. Where questions cross languages it therefore gets most of the weight.
+_PRESETS = {
+    "balanced": {"dense": 0.2, "lexical": 0.1, "multi": 0.7},
+    "cross-lingual": {"dense": 0.15, "lexical": 0.05, "multi": 0.8},
+}
+
 # Names of the packed file -> names of a BertModel's state dict.
 _EMBEDDINGS = {
     "emb.word": "embeddings.word_embeddings.weight",
@@ -258,5 +265,5 @@ def _settings(header: E5Header, multi_dim: int) -> dict[str, Any]:
             {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
         ],
         "config_sentence_transformers.json": {"prompts": {"query": "query: ", "passage": "passage: "}},
-        "m3.json": {"multi_dim": multi_dim},
+        "m3.json": {"multi_dim": multi_dim, "presets": _PRESETS},
     }

@@ -34,12 +34,12 @@ def demo(
     """
     from m3core.home import m3_home
 
-    pull_model(quiet=json)
-    run(m3_home() / "demo", MODEL, questions=questions, as_json=json)
+    # A folder for each revision of the model: vectors of two models never meet in one collection.
+    run(m3_home() / "demo" / pull_model(quiet=json).name, MODEL, questions=questions, as_json=json)
 
 
-def pull_model(*, quiet: bool) -> None:
-    """Fetch m3-small unless it is there, and say so."""
+def pull_model(*, quiet: bool) -> Path:
+    """Fetch m3-small unless it is there, and say so; returns its folder."""
     from m3core.checkpoint import read_spec
     from m3core.zoo.m3_small import DOWNLOAD_BYTES, folder, is_complete, pull
 
@@ -47,10 +47,12 @@ def pull_model(*, quiet: bool) -> None:
     if not is_complete(folder()):
         size = f"{DOWNLOAD_BYTES / 1e6:.0f} MB to download, 470 MB on disk"
         note(f"m3-small is not here yet: {size}, into {folder().parent}")
-    spec = read_spec(pull(note))
+    model = pull(note)
+    spec = read_spec(model)
     if not quiet:
         what = f"multilingual, {spec.dense_dim} dense, {spec.multi_dim} multi, {spec.max_length} tokens, checked"
         say(_step("m3-small", what, time.monotonic() - started))
+    return model
 
 
 def run(folder: Path, model: str, *, questions: bool, as_json: bool) -> None:

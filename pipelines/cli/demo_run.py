@@ -47,6 +47,7 @@ year = "integer"
 published = "string"
 
 [search]
+preset = "cross-lingual"
 principals = ["everyone", "staff", "lab", "board"]
 """
 

@@ -31,7 +31,7 @@ class Letters:
             self.new += fresh
             shown = _shown(letter)
             if fresh:
-                self.first.insert(min(self.new, _KEPT) - 1, shown)
+                self.first.insert(self.new - 1, shown)
             else:
                 self.first.append(shown)
             del self.first[_KEPT:]

@@ -6,8 +6,9 @@ A run calls `Progress` from its steps; the meter turns the calls into documents,
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from m3core.terminal import plain
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 _LINE_SECONDS = 10.0
+_PACE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -68,36 +70,53 @@ class Progress(Protocol):
     def close(self) -> None: ...
 
 
-@dataclass
 class Meter:
-    """Sums the increments; rates count from the first one."""
+    """Sums the increments. The pace is that of the last minute: a machine's load changes during a long run."""
 
-    clock: Callable[[], float] = time.monotonic
-    total_documents: int = 0
-    total_bytes: int = 0
-    documents: int = 0
-    tokens: int = 0
-    reused_tokens: int = 0
-    text_bytes: int = 0
-    rows: int = 0
-    _start: float | None = field(default=None, repr=False)
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._samples: deque[tuple[float, int, int]] = deque()
+        self.total_documents = 0
+        self.total_bytes = 0
+        self.documents = 0
+        self.tokens = 0
+        self.reused_tokens = 0
+        self.text_bytes = 0
+        self.rows = 0
 
     def begin(self) -> None:
-        """Start the clock of the rates, once."""
-        if self._start is None:
-            self._start = self.clock()
+        """Start the clock of the pace, once."""
+        if not self._samples:
+            self._sample()
+
+    def add(self, tokens: int, text_bytes: int) -> None:
+        """Texts that were encoded."""
+        self.tokens += tokens
+        self.text_bytes += text_bytes
+        self._sample()
 
     def tokens_per_second(self) -> float:
-        """Tokens encoded per second since `begin`."""
-        elapsed = 0.0 if self._start is None else self.clock() - self._start
-        return self.tokens / elapsed if elapsed > 0 else 0.0
+        """Tokens encoded per second."""
+        return self._pace(1)
 
     def seconds_left(self) -> float | None:
-        """At the pace so far; None while nothing is done."""
-        if self._start is None or not self.text_bytes:
-            return None
-        pace = self.text_bytes / max(self.clock() - self._start, 1e-9)
-        return max(0.0, (self.total_bytes - self.text_bytes) / pace)
+        """At the present pace; None while there is none."""
+        pace = self._pace(2)
+        return max(0.0, (self.total_bytes - self.text_bytes) / pace) if pace > 0 else None
+
+    def _pace(self, column: int) -> float:
+        if not self._samples:
+            return 0.0
+        first, last = self._samples[0], (self._clock(), self.tokens, self.text_bytes)
+        elapsed = last[0] - first[0]
+        return (last[column] - first[column]) / elapsed if elapsed > 0 else 0.0
+
+    def _sample(self) -> None:
+        now = self._clock()
+        if not self._samples or now - self._samples[-1][0] >= 1:
+            self._samples.append((now, self.tokens, self.text_bytes))
+        while now - self._samples[0][0] > _PACE_SECONDS and len(self._samples) > 1:
+            self._samples.popleft()
 
 
 class NoProgress:
@@ -128,8 +147,7 @@ class NoProgress:
 
     def encoded(self, tokens: int, text_bytes: int) -> None:
         """Texts that went through the model."""
-        self.meter.tokens += tokens
-        self.meter.text_bytes += text_bytes
+        self.meter.add(tokens, text_bytes)
 
     def loaded(self, rows: int) -> None:
         """Rows that every store acknowledged."""

@@ -18,7 +18,8 @@ from pipelines.state.lake import lake_key
 from pipelines.state.manifest import DocumentKey, DocumentRecord, Manifest
 from pipelines.state.runs import DeadLetter
 
-Change = Literal["new", "changed", "unchanged", "pending"]
+# `pending`: as it was, but a store lacks its rows. `kept`: the old version of a document whose new one failed.
+Change = Literal["new", "changed", "unchanged", "pending", "kept"]
 
 
 @dataclass(frozen=True)
@@ -214,4 +215,4 @@ def _keep_old_versions(keys: Collection[DocumentKey], chunked: Chunked, step: Re
     if waiting:
         old = _restore(waiting, step)
         chunked.rows += old.rows
-        chunked.documents += old.documents
+        chunked.documents += [replace(prepared, change="kept") for prepared in old.documents]

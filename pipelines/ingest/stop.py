@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -14,6 +14,7 @@ class StopFlag:
 
     def __init__(self) -> None:
         self._event = threading.Event()
+        self._told = False
         self.signal: str | None = None
 
     def __bool__(self) -> bool:
@@ -23,6 +24,12 @@ class StopFlag:
         """Ask the run to stop; `name` is the signal that asked."""
         self.signal = self.signal or name
         self._event.set()
+
+    def announce(self, say: Callable[[str], None]) -> None:
+        """Say once which signal asked, in a moment when saying is safe: a signal's handler is not."""
+        if self.signal and not self._told:
+            self._told = True
+            say(self.signal)
 
 
 @contextmanager

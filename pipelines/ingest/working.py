@@ -54,14 +54,10 @@ def share(run: Run, stores: Stores, lost: bool, tally: Tally) -> Shared:
 
 def _saying(request: Request) -> Callable[[int, int], None]:
     """Progress of the encoder; between two forward passes is also the moment to say that a signal was heard."""
-    told = False
 
     def say(tokens: int, text_bytes: int) -> None:
-        nonlocal told
         request.progress.encoded(tokens, text_bytes)
-        if request.stop.signal and not told:
-            told = True
-            request.progress.stopping(request.stop.signal)
+        request.stop.announce(request.progress.stopping)
 
     return say
 
@@ -94,6 +90,7 @@ def run_waves(run: Run, work: diff.Work, shared: Shared, tally: Tally) -> int:
             if shared.committed is not None:
                 tally.add_wave(shared.committed)
                 request.progress.committed(shared.committed.documents)
+        request.stop.announce(request.progress.stopping)
         if request.stop:
             break
     return number

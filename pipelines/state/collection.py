@@ -26,7 +26,7 @@ from typing import Any, Literal, get_args
 
 from m3core.errors import StateError
 from pipelines.state.cell import CellConflictError, FileCell
-from pipelines.state.files import damaged, decode_json, encode_json
+from pipelines.state.files import damaged, decode_json, encode_json, remove_leftovers
 from pipelines.state.lease import Lease
 from pipelines.state.paths import StatePaths
 
@@ -111,8 +111,12 @@ def swap_collection(paths: StatePaths, expected: CollectionState | None, new: Co
 
 
 def begin_run(paths: StatePaths, lease: Lease) -> CollectionState:
-    """Count the run up, under the lease; the answer's `run` is this run's number. Creates the file on the first run."""
+    """Count the run up, under the lease; the answer's `run` is this run's number. Creates the file on the first run.
+
+    What killed runs left half-written is removed.
+    """
     lease.check()
+    remove_leftovers(paths.root)
     before = read_collection(paths)
     base = before or CollectionState(FORMAT, paths.collection, None, 0, ())
     after = replace(base, run=base.run + 1)

@@ -17,6 +17,7 @@ import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BufferedRandom
@@ -139,9 +140,13 @@ def remove_files(paths: Iterator[Path] | list[Path]) -> None:
         sync_folder(folder)
 
 
-def remove_leftovers(root: Path) -> int:
-    """Remove temporary files and folders below `root` that a killed writer left; how many. Only under the lease."""
-    leftovers = [path for path in root.rglob(f"{TEMPORARY}*") if not path.is_symlink()]
+def remove_leftovers(root: Path, older_than: float = 3600.0) -> int:
+    """Remove temporary files and folders below `root` that a killed process left; how many. Only under the lease.
+
+    What is younger than `older_than` seconds stays: it may be a reader's at work.
+    """
+    limit = time.time() - older_than
+    leftovers = [path for path in root.rglob(f"{TEMPORARY}*") if path.lstat().st_mtime < limit]
     for path in leftovers:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m3core.errors import M3Error
-from pipelines.state.files import atomic_file, check_format, damaged
+from pipelines.state.files import TEMPORARY, atomic_file, check_format, damaged, disk_full, reporting_write_errors
 
 if TYPE_CHECKING:
     import duckdb
@@ -112,20 +112,26 @@ def dataset(files: Sequence[Path], schema: pa.Schema) -> ds.Dataset:
 
 @contextmanager
 def duckdb_connection(folder: Path, memory: str = "512MB") -> Iterator[duckdb.DuckDBPyConnection]:
-    """An in-memory database of bounded memory that spills into a private folder below `folder`, removed at the end."""
+    """An in-memory database of bounded memory that spills into a private folder below `folder`, removed at the end.
+
+    DiskFullError if there is no room to spill.
+    """
     import shutil
     import tempfile
 
     import duckdb
 
-    from pipelines.state.files import TEMPORARY
-
-    spill = tempfile.mkdtemp(prefix=f"{TEMPORARY}join-", dir=folder)
+    with reporting_write_errors(folder / TEMPORARY):
+        spill = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}join-", dir=folder))
     settings: dict[str, str | bool | int | float | list[str]]
-    settings = {"memory_limit": memory, "temp_directory": spill, "preserve_insertion_order": False, "threads": 2}
+    settings = {"memory_limit": memory, "temp_directory": str(spill), "preserve_insertion_order": False, "threads": 2}
     connection = duckdb.connect(config=settings)
     try:
         yield connection
+    except duckdb.Error as error:
+        if "No space left" in str(error) or "max_temp_directory_size" in str(error):
+            raise disk_full(spill / "join") from error
+        raise
     finally:
         connection.close()
         shutil.rmtree(spill, ignore_errors=True)

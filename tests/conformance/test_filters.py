@@ -15,7 +15,6 @@ from connectors.filters.identity import identity_filter, with_identity
 from connectors.filters.tree import And, AnyOf, Between, Equals, Everything, Exists, Filter, Not, Or
 from m3core.errors import FilterError
 from m3core.types import Identity, Metadata, Signal
-from tests.conformance.conftest import Store, quick_folder
 from tests.conformance.data import (
     FIELDS,
     KINDS,
@@ -30,6 +29,7 @@ from tests.conformance.data import (
     someone,
     with_chunk,
 )
+from tests.conformance.store import Store, quick_folder
 
 ROWS = make_rows(60)
 

@@ -60,3 +60,15 @@ def modes() -> Callable[[Path], set[tuple[str, str]]]:
         return {(kinds[path.is_dir()], oct(path.stat().st_mode & 0o7777)) for path in [root, *root.rglob("*")]}
 
     return collect
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """An empty file system of 256 KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("a file system can only be mounted by root")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)

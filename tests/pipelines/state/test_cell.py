@@ -39,5 +39,5 @@ def test_a_cell_is_replaced_only_from_the_version_that_was_read(tmp_path: Path) 
 def test_of_many_processes_none_loses_an_update(tmp_path: Path, start: Callable[..., subprocess.Popen[str]]) -> None:
     file = tmp_path / "cell"
     processes = [start(COUNT, file) for _ in range(4)]
-    assert [process.wait(30) for process in processes] == [0] * 4
+    assert [process.wait(120) for process in processes] == [0] * 4
     assert file.read_bytes() == b"100"

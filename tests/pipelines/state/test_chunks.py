@@ -133,7 +133,7 @@ def test_no_changed_byte_gets_through_unnoticed(paths: StatePaths, files: ChunkF
     content = path.read_bytes()
     wanted = {row(n).chunk.id: f"1 text {n}" for n in range(3)}
     refused = 0
-    for place in range(0, len(content), 7):
+    for place in range(0, len(content), 13):
         path.write_bytes(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :])
         try:
             found = texts(files, names(0, 1, 2))
@@ -141,7 +141,7 @@ def test_no_changed_byte_gets_through_unnoticed(paths: StatePaths, files: ChunkF
             refused += 1
         else:
             assert found.items() <= wanted.items()
-    assert refused > 20
+    assert refused > 10
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"not a table at all, but long enough to be looked at"])

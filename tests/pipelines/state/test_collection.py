@@ -36,13 +36,13 @@ LIVE = replace(BUILDING, status="live")
 STATE = CollectionState(FORMAT, "handbook", 1, 7, (LIVE, replace(BUILDING, number=2)))
 
 
-def rewrite(paths: StatePaths, kind: str = KIND, version: int = FORMAT, **changes: object) -> None:
+def rewrite(paths: StatePaths, changes: dict[str, object], version: int = FORMAT) -> None:
     """Change keys of the file, with a right checksum."""
     cell = FileCell(paths.collection_file)
     current = cell.read()
     assert current
     body = decode_json(current[0], KIND, FORMAT, paths.collection_file)
-    cell.replace(encode_json(kind, version, {**body, **changes}), current[1])
+    cell.replace(encode_json(KIND, version, {**body, **changes}), current[1])
 
 
 def test_round_trip(paths: StatePaths) -> None:
@@ -104,7 +104,7 @@ def test_what_breaks_a_rule_is_not_written(paths: StatePaths, state: CollectionS
 
 def test_a_newer_format_is_refused_and_not_touched(paths: StatePaths) -> None:
     swap_collection(paths, None, STATE)
-    rewrite(paths, version=2)
+    rewrite(paths, {}, version=2)
     before = paths.collection_file.read_bytes()
     with pytest.raises(StateError, match="format 2; this version of threefold reads format 1"):
         read_collection(paths)
@@ -127,7 +127,7 @@ def test_a_file_with_unknown_keys_or_a_pointer_into_nothing_is_refused(
     paths: StatePaths, changes: dict[str, object]
 ) -> None:
     swap_collection(paths, None, STATE)
-    rewrite(paths, **changes)
+    rewrite(paths, changes)
     with pytest.raises(DamagedError, match=r"collection\.json"):
         read_collection(paths)
 

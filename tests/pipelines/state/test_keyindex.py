@@ -82,6 +82,7 @@ def test_the_format_can_be_read_from_its_description(tmp_path: Path) -> None:
     assert data[224:] == hashlib.sha256(data[:224]).digest()
 
 
+@settings(max_examples=50)
 @given(st.data())
 def test_any_changed_or_missing_byte_is_noticed(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     path = unit(tmp_path_factory.mktemp("index"), 1, {1, 2}).path

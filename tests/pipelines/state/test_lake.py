@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m3core.errors import StateError
+from m3core.errors import DiskFullError, StateError
 from m3core.types import ChunkVectors
 from pipelines.state.lake import Lake, LakeDamageError, LakeRef, lake_key
 from pipelines.state.lakefile import SUFFIX
@@ -167,7 +167,7 @@ def test_vectors_of_another_shape_or_type_are_refused(paths: StatePaths, lake: L
     with pytest.raises(ValueError, match="differ in shape"):
         lake.write_unit([key(1), key(2)], [vectors(1), vectors(2, dims=(17, 8))])
     one = vectors(1)
-    wide = ChunkVectors(one.dense.astype(np.float32), one.lexical_ids, one.lexical_weights, one.multi)  # type: ignore[arg-type]
+    wide = ChunkVectors(one.dense.astype(np.float32), one.lexical_ids, one.lexical_weights, one.multi)
     with pytest.raises(ValueError, match="f16, u32, f32, f16"):
         lake.write_unit([key(1)], [wide])
     assert not files(paths)
@@ -392,3 +392,15 @@ def test_a_killed_writer_loses_nothing_that_was_acknowledged(paths: StatePaths, 
         assert all((one.multi == np.float16(n)).all() for one, n in zip(got, acknowledged, strict=True))
         assert again.damage == []
     assert len(acknowledged) > 6
+
+
+def test_a_full_disk_loses_nothing_and_leaves_nothing(small_disk: Path) -> None:
+    paths = StatePaths(small_disk / "handbook")
+    lake = Lake(paths, FINGERPRINT)
+    fill(lake, [1])
+    with pytest.raises(DiskFullError, match="no space left"):
+        lake.write_unit([key(2)], [vectors(2, rows=20_000)])
+    assert [path.name for path in paths.lake(FINGERPRINT).iterdir() if path.name.startswith(".tmp")] == []
+    assert len(files(paths)) == 1
+    fill(lake, [2])
+    assert holds(Lake(paths, FINGERPRINT), [1, 2])
