@@ -40,7 +40,9 @@ test-wheel: $(DEV)
 
 bench: $(DEV)
 	$(BIN)/m3 models pull m3-small
-	$(BIN)/python -m tests.bench $(BENCH_ARGS)
+	$(BIN)/python tests/bench/help_time.py
+	$(BIN)/m3 demo --json > /dev/null
+	$(BIN)/python tests/bench/search_time.py -c "$$($(BIN)/python -c 'from m3core.home import m3_home; from m3core.zoo import m3_small; print(m3_home() / "demo" / m3_small.folder().name / "m3.toml")')"
 
 $(USE): pyproject.toml infra/environment.sh
 	@infra/environment.sh install all

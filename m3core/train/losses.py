@@ -24,6 +24,8 @@ def lexical_scores(
     """
     vocabulary = torch.unique(query_ids)
     vocabulary = vocabulary[~torch.isin(vocabulary, dropped)]
+    if not len(vocabulary):
+        return query_weights.new_zeros(len(query_ids), len(passage_ids))
     return (
         _on_vocabulary(query_ids, query_weights, vocabulary)
         @ _on_vocabulary(passage_ids, passage_weights, vocabulary).T

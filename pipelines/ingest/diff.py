@@ -57,11 +57,11 @@ FROM listed l FULL JOIN known k ON l.tenant = k.tenant AND l.doc_id = k.doc_id
 
 @dataclass(frozen=True)
 class Work:
-    """The classes of one run. `known` counts the manifest's documents; the rest lies in `file`."""
+    """The classes of one run. `known` counts the manifest's documents, `listed_bytes` those to read or to restore."""
 
     file: Path
     counts: Mapping[str, int]
-    read_bytes: int
+    listed_bytes: int
     known: int
     wanted: Wanted
 
@@ -120,7 +120,7 @@ def join(listing: Listing, manifest: Manifest, folder: Path, *, lost: bool = Fal
         database.execute(_JOIN, parameters)
         database.table("work").order("position, tenant, doc_id").write_parquet(str(file))
         counts = dict(database.execute("SELECT class, count(*) FROM work GROUP BY class").fetchall())
-        size = database.execute("SELECT coalesce(sum(size), 0) FROM work WHERE class = 'read'").fetchone()
+        size = database.execute("SELECT coalesce(sum(size), 0) FROM work WHERE class IN ('read', 'pending')").fetchone()
         known = database.execute("SELECT count(*) FROM manifest").fetchone()
     wanted = Wanted.of(_select(file, folder, "source, locator", "class = 'read'"))
     return Work(file, counts, int(size[0]) if size else 0, int(known[0]) if known else 0, wanted)

@@ -40,7 +40,7 @@ class Planned:
     to_read: int
     pending: int
     gone: int
-    to_read_bytes: int
+    to_do_bytes: int
 
 
 class Progress(Protocol):
@@ -61,7 +61,7 @@ class Progress(Protocol):
 
     def loaded(self, rows: int) -> None: ...
 
-    def committed(self, documents: int) -> None: ...
+    def committed(self, documents: int, source_bytes: int | None) -> None: ...
 
     def publishing(self) -> None: ...
 
@@ -83,6 +83,8 @@ class Meter:
         self.reused_tokens = 0
         self.text_bytes = 0
         self.rows = 0
+        self._committed = (0, 0)
+        self._text_per_source_byte = 1.0
 
     def begin(self) -> None:
         """Start the clock of the pace, once."""
@@ -95,6 +97,23 @@ class Meter:
         self.text_bytes += text_bytes
         self._sample()
 
+    def commit(self, documents: int, source_bytes: int | None) -> None:
+        """A wave is done. `source_bytes`: what its documents had in the listing; None if they came from the lake.
+
+        Sources count their own bytes (JSON, mark-up), chunks theirs; what was committed says how they relate.
+        """
+        self.documents += documents
+        source, text = self._committed
+        source += self.text_bytes - text if source_bytes is None else source_bytes
+        self._committed = source, self.text_bytes
+        if source and self.text_bytes:
+            self._text_per_source_byte = self.text_bytes / source
+
+    @property
+    def total_text_bytes(self) -> float:
+        """Text of all that is planned, as far as one can know."""
+        return max(1.0, self.total_bytes * self._text_per_source_byte)
+
     def tokens_per_second(self) -> float:
         """Tokens encoded per second."""
         return self._pace(1)
@@ -102,7 +121,7 @@ class Meter:
     def seconds_left(self) -> float | None:
         """At the present pace; None while there is none."""
         pace = self._pace(2)
-        return max(0.0, (self.total_bytes - self.text_bytes) / pace) if pace > 0 else None
+        return max(0.0, (self.total_text_bytes - self.text_bytes) / pace) if pace > 0 else None
 
     def _pace(self, column: int) -> float:
         if not self._samples:
@@ -134,7 +153,7 @@ class NoProgress:
     def planned(self, planned: Planned) -> None:
         """Remember the totals."""
         self.meter.total_documents = planned.to_read + planned.pending
-        self.meter.total_bytes = planned.to_read_bytes
+        self.meter.total_bytes = planned.to_do_bytes
 
     def wave(self, number: int) -> None:
         """Start the clock."""
@@ -153,9 +172,9 @@ class NoProgress:
         """Rows that every store acknowledged."""
         self.meter.rows += rows
 
-    def committed(self, documents: int) -> None:
+    def committed(self, documents: int, source_bytes: int | None) -> None:
         """Documents in the manifest."""
-        self.meter.documents += documents
+        self.meter.commit(documents, source_bytes)
 
     def publishing(self) -> None:
         """Nothing to say."""
@@ -195,8 +214,8 @@ class Lines(NoProgress):
         super().loaded(rows)
         self._now_and_then(work_line(self.meter))
 
-    def committed(self, documents: int) -> None:
-        super().committed(documents)
+    def committed(self, documents: int, source_bytes: int | None) -> None:
+        super().committed(documents, source_bytes)
         self._now_and_then(work_line(self.meter))
 
     def publishing(self) -> None:
@@ -252,8 +271,8 @@ class Bar(NoProgress):
         super().loaded(rows)
         self._move()
 
-    def committed(self, documents: int) -> None:
-        super().committed(documents)
+    def committed(self, documents: int, source_bytes: int | None) -> None:
+        super().committed(documents, source_bytes)
         self._move()
 
     def publishing(self) -> None:
@@ -274,12 +293,12 @@ class Bar(NoProgress):
 
         columns = (TextColumn("encode  "), BarColumn(bar_width=28), TextColumn("{task.description}"))
         self._bar = RichProgress(*columns, console=self._console, auto_refresh=True, refresh_per_second=4)
-        self._task = self._bar.add_task(bar_text(self.meter), total=max(1, self.meter.total_bytes))
+        self._task = self._bar.add_task(bar_text(self.meter), total=1.0)
         self._bar.start()
 
     def _move(self) -> None:
         if self._bar is not None and self._task is not None:
-            done = min(self.meter.text_bytes, max(1, self.meter.total_bytes))
+            done = min(1.0, self.meter.text_bytes / self.meter.total_text_bytes)
             self._bar.update(self._task, completed=done, description=bar_text(self.meter))
 
     def _print(self, line: str) -> None:

@@ -186,6 +186,6 @@ def _note_plan(run: Run, listing: Listing, work: diff.Work, tally: Tally) -> Non
             to_read=work.count("read"),
             pending=work.count("pending") + work.count("owed"),
             gone=work.count("gone"),
-            to_read_bytes=work.read_bytes,
+            to_do_bytes=work.listed_bytes,
         )
     )

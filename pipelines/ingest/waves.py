@@ -5,7 +5,7 @@ FnApiRunner keeps in memory what passes between stages; a wave is what it may ke
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TypeVar
@@ -75,6 +75,13 @@ def cut_waves(items: Iterable[ItemGroup], records: Iterable[RecordGroup], limits
         return sum(item.size + _ITEM_OVERHEAD for item in group.items)
 
     yield from _cut(chain[Group](records, items), size_of, limits.wave_bytes)
+
+
+def source_bytes(wave: Sequence[Group]) -> int | None:
+    """Listed bytes of a wave's documents; None if some come from the state folder, where that is not known."""
+    if any(isinstance(group, RecordGroup) for group in wave):
+        return None
+    return sum(item.size for group in wave if isinstance(group, ItemGroup) for item in group.items)
 
 
 def _cut(

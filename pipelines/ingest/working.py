@@ -16,7 +16,7 @@ from pipelines.ingest.session import Request, Run
 from pipelines.ingest.shared import Shared
 from pipelines.ingest.stores import Stores
 from pipelines.ingest.tally import Tally
-from pipelines.ingest.waves import WaveLimits, cut_waves, item_groups, record_groups, wanted_items
+from pipelines.ingest.waves import WaveLimits, cut_waves, item_groups, record_groups, source_bytes, wanted_items
 from pipelines.state.chunks import ChunkFiles
 from pipelines.state.lake import Lake
 
@@ -89,7 +89,7 @@ def run_waves(run: Run, work: diff.Work, shared: Shared, tally: Tally) -> int:
         finally:
             if shared.committed is not None:
                 tally.add_wave(shared.committed)
-                request.progress.committed(shared.committed.documents)
+                request.progress.committed(shared.committed.documents, source_bytes(groups))
         request.stop.announce(request.progress.stopping)
         if request.stop:
             break

@@ -112,6 +112,46 @@ def read_documents(rows: Sequence[dict[str, Any]]) -> Iterator[DocumentRecord]:
         yield DocumentRecord(**row)
 
 
+def newest(rows: pa.Table) -> pa.Table:
+    """Of every document the newest row by (run, wave), in the order of the files."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    key = ("shard", "tenant", "doc_id")
+    order = [*((name, "ascending") for name in key), ("run", "descending"), ("wave", "descending")]
+    rows = rows.take(pc.sort_indices(rows, order)).combine_chunks()
+    if rows.num_rows < 2:
+        return rows
+    other = [pc.not_equal(rows.column(name)[1:], rows.column(name)[:-1]).combine_chunks() for name in key]
+    first = pa.concat_arrays([pa.array([True]), pc.or_(pc.or_(other[0], other[1]), other[2])])
+    return rows.filter(first)
+
+
+def kept_rows(rows: pa.Table) -> pa.Table:
+    """Rows that survive a compaction: documents that are there, and gone ones that a store has still to delete."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    gone = rows.filter(rows.column("removed"))
+    if not gone.num_rows:
+        return rows
+    pending = ["pending" in dict(status).values() for status in gone.column("status").to_pylist()]
+    kept = pa.concat_tables(
+        [rows.filter(pc.invert(rows.column("removed"))), gone.filter(pa.array(pending, pa.bool_()))]
+    )
+    return newest(kept)
+
+
+def pending_by_store(rows: pa.Table) -> dict[str, int]:
+    """How many rows each store has still to take or to delete."""
+    import pyarrow as pa
+
+    status = rows.column("status").combine_chunks()
+    table = pa.table({"store": status.keys, "status": status.items})
+    counts = table.group_by(["store", "status"]).aggregate([([], "count_all")]).to_pylist()
+    return {row["store"]: row["count_all"] for row in counts if row["status"] == "pending"}
+
+
 def documents_schema() -> pa.Schema:
     """The columns."""
     import pyarrow as pa

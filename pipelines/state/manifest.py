@@ -1,22 +1,21 @@
 """The manifest of one generation: one row per document, newest wins by (run, wave).
 
-Which files count is `manifestfiles.py`'s, what a row holds `documents.py`'s. Reading takes the newest row per document
-of all deltas and, of the base, the rows of documents that no delta names; DuckDB does it in bounded memory and spills
-to disk, so that nothing here grows with the collection.
+Which files count is `manifestfiles.py`'s, what a row holds `documents.py`'s. Everything here works on a part at a time:
+the rows of some shards, of the base and of all deltas, about 65,000 of them, of which the newest per document are kept.
+So nothing grows with the collection, until one shard of the 256 alone is larger than a part.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from m3core.errors import StateError
-from m3core.types import Int64Array
 from pipelines.state.collection import read_collection
 from pipelines.state.documents import (
     COLUMNS,
@@ -25,6 +24,9 @@ from pipelines.state.documents import (
     DocumentRecord,
     documents_schema,
     documents_table,
+    kept_rows,
+    newest,
+    pending_by_store,
     read_documents,
     shard_of,
     tombstone,
@@ -32,19 +34,17 @@ from pipelines.state.documents import (
 from pipelines.state.files import damaged
 from pipelines.state.manifestfiles import DataFile, Listing, ManifestFolder
 from pipelines.state.paths import StatePaths
-from pipelines.state.tables import dataset, duckdb_connection, write_table
+from pipelines.state.tables import dataset, write_table
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
+    import pyarrow.compute as pc
 
 __all__ = ["DocumentKey", "DocumentRecord", "Manifest", "ManifestCounts"]
 
-_COLUMNS = ", ".join(COLUMNS)
 _BATCH = 8192
-# Base files are split when they get larger, down to one shard each.
-_PART_ROWS = 1 << 18
-_PENDING = "list_contains(map_values(status), 'pending')"
+_PART_ROWS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -92,43 +92,32 @@ class Manifest:
         listing = self._listing()
         if not listing.deltas:
             return
-        with self._newest(listing) as connection:
-            rows = connection.execute("SELECT shard, count(*) FROM newest GROUP BY shard").fetchall()
-            added = np.zeros(listing.shards, np.int64)
-            added[[shard for shard, _ in rows]] = [count for _, count in rows]
-            files = [file for part in _parts(listing) for file in self._fold(connection, part, added, listing)]
+        changed = np.unique(self._rows(listing.delta_files, listing, columns=["shard"]).column("shard").to_numpy())
+        files = [file for base in _base_of(listing) for file in self._fold(base, changed, listing)]
         self._files.commit_base(listing, files)
 
     def records(self, *, removed: bool = False) -> Iterator[DocumentRecord]:
         """Newest record of every document that is there (with `removed`, also of those that are gone but pending),
-        by shard, tenant and doc_id, streamed. Not to be mixed with `append` and `compact`."""
-        listing = self._listing()
-        if not listing.files:
-            return
-        where = "true" if removed else "NOT removed"
-        with self._newest(listing) as connection:
-            for part in _parts(listing):
-                self._register_base(connection, part)
-                for batch in _batches(connection, _part_sql((part.first_shard, part.last_shard), where)):
-                    yield from read_documents(batch.to_pylist())
+        by shard, tenant and doc_id, a part at a time. Not to be mixed with `append` and `compact`."""
+        import pyarrow.compute as pc
+
+        for rows in self._parts():
+            kept = rows if removed else rows.filter(pc.invert(rows.column("removed")))
+            for batch in kept.to_batches(_BATCH):
+                yield from read_documents(batch.to_pylist())
 
     def find(self, keys: Collection[DocumentKey]) -> dict[DocumentKey, DocumentRecord]:
         """Newest records of the given documents, as far as they are there."""
         import pyarrow as pa
+        import pyarrow.compute as pc
 
+        wanted = set(keys)
         listing = self._listing()
-        wanted = sorted(set(keys))
-        if not wanted or not listing.files:
-            return {}
-        tenants, doc_ids = zip(*wanted, strict=True)
         shards = {shard_of(key, listing.shards) for key in wanted}
         near = [file for file in listing.base if shards & set(range(file.first_shard, file.last_shard + 1))]
-        with duckdb_connection(self._files.folder) as connection:
-            self._attach(connection, "manifest", near, listing)
-            connection.register("wanted", pa.table({"tenant": tenants, "doc_id": doc_ids}))
-            sql = f"SELECT {_COLUMNS} FROM manifest SEMI JOIN wanted USING (tenant, doc_id)"  # noqa: S608
-            rows = [row for batch in _batches(connection, sql) for row in batch.to_pylist()]
-        return {record.key: record for record in read_documents(rows)}
+        doc_ids = pa.array(sorted({doc_id for _, doc_id in wanted}), pa.string())
+        rows = newest(self._rows([*near, *listing.delta_files], listing, where=pc.field("doc_id").isin(doc_ids)))
+        return {one.key: one for one in read_documents(rows.to_pylist()) if one.key in wanted and not one.removed}
 
     def shard_of(self, tenant: str, doc_id: str) -> int:
         """Shard of a document."""
@@ -136,25 +125,33 @@ class Manifest:
 
     def counts(self) -> ManifestCounts:
         """Documents, chunks and what is pending."""
-        listing = self._listing()
-        if not listing.files:
-            return ManifestCounts(0, 0, {})
-        with duckdb_connection(self._files.folder) as connection:
-            self._attach(connection, "manifest", listing.base, listing, removed=True)
-            documents, chunks = connection.execute(
-                "SELECT count(*), coalesce(sum(len(chunk_ids)), 0) FROM manifest WHERE NOT removed"
-            ).fetchall()[0]
-            pending = connection.execute(
-                "SELECT store, count(*) FROM (SELECT status, unnest(map_keys(status)) AS store FROM manifest)"
-                " WHERE status[store] = 'pending' GROUP BY store ORDER BY store"
-            ).fetchall()
-        return ManifestCounts(documents, int(chunks), dict(pending))
+        import pyarrow.compute as pc
+
+        documents = chunks = 0
+        pending: Counter[str] = Counter()
+        for rows in self._parts():
+            there = rows.filter(pc.invert(rows.column("removed")))
+            documents += there.num_rows
+            chunks += pc.sum(pc.list_value_length(there.column("chunk_ids"))).as_py() or 0
+            pending.update(pending_by_store(rows))
+        return ManifestCounts(documents, chunks, dict(sorted(pending.items())))
 
     def attach(self, connection: duckdb.DuckDBPyConnection, view: str = "manifest") -> None:
         """Make the newest records (columns named like DocumentRecord's fields) a view of a DuckDB connection, to join
-        a listing with. Valid until the next append or compact. Documents that are gone are not in it."""
+        a listing with. Valid until the next append or compact. Documents that are gone are not in it.
+
+        A writer compacts first: DuckDB sorts all deltas for this, but streams the base.
+        """
         listing = self._listing()
-        self._attach(connection, view, listing.base, listing)
+        connection.register(f"{view}_base", self._dataset(listing.base, listing))
+        connection.register(f"{view}_deltas", self._dataset(listing.delta_files, listing))
+        columns = ", ".join(COLUMNS)
+        connection.execute(
+            f"CREATE OR REPLACE TEMP VIEW {view} AS "  # noqa: S608
+            f"SELECT {columns} FROM (SELECT * FROM {view}_deltas QUALIFY row_number() OVER "
+            "(PARTITION BY tenant, doc_id ORDER BY run DESC, wave DESC) = 1) WHERE NOT removed UNION ALL "
+            f"SELECT {columns} FROM {view}_base ANTI JOIN {view}_deltas USING (tenant, doc_id) WHERE NOT removed"
+        )
 
     def _listing(self) -> Listing:
         listing = self._files.listing()
@@ -168,85 +165,61 @@ class Manifest:
         if known and (known[0].applied_run or known[0].status in ("live", "retired")):
             raise damaged(self._files.folder, f"the manifest of generation {self._generation} is gone")
 
-    def _attach(
+    def _parts(self) -> Iterator[pa.Table]:
+        """Newest rows, gone documents too, a part at a time."""
+        listing = self._listing()
+        for base in _base_of(listing):
+            for shards in _split(base, listing):
+                yield self._part(base, shards, listing)
+
+    def _fold(self, base: DataFile, changed: npt.NDArray[np.uint16], listing: Listing) -> Iterator[DataFile]:
+        """The base files that replace `base`: itself, where nothing changed, or several, where it grew too large."""
+        if not ((changed >= base.first_shard) & (changed <= base.last_shard)).any():
+            yield base
+            return
+        run, wave = listing.last
+        for shards in _split(base, listing):
+            rows = kept_rows(self._part(base, shards, listing))
+            name = f"base-{run:06d}-{wave:05d}-{shards[0]:05d}.parquet"
+            write_table(self._files.data / name, DOCUMENTS, rows.schema, [rows])
+            yield self._files.sealed(shards, name, rows.num_rows)
+
+    def _part(self, base: DataFile, shards: tuple[int, int], listing: Listing) -> pa.Table:
+        """Newest rows of some shards, gone documents too, in their order."""
+        import pyarrow.compute as pc
+
+        shard = pc.field("shard")
+        files = [base, *listing.delta_files] if base.name else listing.delta_files
+        return newest(self._rows(files, listing, where=(shard >= shards[0]) & (shard <= shards[1])))
+
+    def _rows(
         self,
-        connection: duckdb.DuckDBPyConnection,
-        view: str,
-        base: Sequence[DataFile],
+        files: Sequence[DataFile],
         listing: Listing,
         *,
-        removed: bool = False,
-    ) -> None:
-        connection.register(f"{view}_base", _table_of(self._files.verified(base)))
-        connection.register(f"{view}_deltas", _table_of(self._files.verified(listing.delta_files)))
-        where = "true" if removed else "NOT removed"
-        connection.execute(
-            f"CREATE OR REPLACE TEMP VIEW {view} AS "  # noqa: S608
-            f"SELECT {_COLUMNS} FROM ({_newest_sql(f'{view}_deltas')}) WHERE {where} UNION ALL "
-            f"SELECT {_COLUMNS} FROM {view}_base ANTI JOIN {view}_deltas USING (tenant, doc_id) WHERE {where}"
-        )
+        columns: list[str] | None = None,
+        where: pc.Expression | None = None,
+    ) -> pa.Table:
+        data = self._dataset(files, listing)
+        try:
+            return data.to_table(columns=columns, filter=where) if files else data
+        except FileNotFoundError:
+            raise self._files.missing(self._files.data, listing) from None
 
-    @contextmanager
-    def _newest(self, listing: Listing) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A connection with the table `newest`: the newest row per document of all deltas."""
-        with duckdb_connection(self._files.folder) as connection:
-            connection.register("deltas", _table_of(self._files.verified(listing.delta_files)))
-            connection.execute(f"CREATE TEMP TABLE newest AS {_newest_sql('deltas')}")
-            yield connection
-
-    def _register_base(self, connection: duckdb.DuckDBPyConnection, part: DataFile) -> None:
-        connection.register("base", _table_of(self._files.verified([part] if part.rows else [])))
-
-    def _fold(
-        self, connection: duckdb.DuckDBPyConnection, part: DataFile, added: Int64Array, listing: Listing
-    ) -> Iterator[DataFile]:
-        """The base files that replace `part`: itself, where nothing was added, or several, where it grew too large."""
-        new = int(added[part.first_shard : part.last_shard + 1].sum())
-        if not new:
-            yield part
-            return
-        self._register_base(connection, part)
-        for shards in _split(part, part.rows + new):
-            run, wave = listing.last
-            name = f"base-{run:06d}-{wave:05d}-{shards[0]:05d}.parquet"
-            sql = _part_sql(shards, f"(NOT removed OR {_PENDING})")
-            batches = (batch.cast(documents_schema()) for batch in _batches(connection, sql))
-            rows = write_table(self._files.data / name, DOCUMENTS, documents_schema(), batches)
-            yield self._files.sealed(shards, name, rows)
+    def _dataset(self, files: Sequence[DataFile], listing: Listing) -> Any:
+        paths = self._files.verified(files, listing)
+        return dataset(paths, documents_schema()) if paths else documents_schema().empty_table()
 
 
-def _parts(listing: Listing) -> Sequence[DataFile]:
-    """The base files; where there are none yet, one without rows for all shards."""
+def _base_of(listing: Listing) -> Sequence[DataFile]:
+    """The base files; where there are none yet, one without a name for all shards."""
     return listing.base or [DataFile(0, listing.shards - 1, "", 0, 0, "")]
 
 
-def _split(part: DataFile, rows: int) -> list[tuple[int, int]]:
-    """Ranges of shards (first, last) for `rows` rows; a hash spreads documents evenly over the shards."""
-    width = part.last_shard + 1 - part.first_shard
-    count = min(width, -(-rows // _PART_ROWS))
-    edges = [part.first_shard + width * i // count for i in range(count + 1)]
+def _split(base: DataFile, listing: Listing) -> list[tuple[int, int]]:
+    """Ranges of shards (first, last) that hold a part each; a hash spreads documents evenly over the shards."""
+    width = base.last_shard + 1 - base.first_shard
+    added = sum(file.rows for file in listing.delta_files) * width // listing.shards
+    count = max(1, min(width, -(-(base.rows + added) // _PART_ROWS)))
+    edges = [base.first_shard + width * i // count for i in range(count + 1)]
     return [(edges[i], edges[i + 1] - 1) for i in range(count)]
-
-
-def _newest_sql(table: str) -> str:
-    return (
-        f"SELECT {_COLUMNS} FROM {table} "  # noqa: S608
-        "QUALIFY row_number() OVER (PARTITION BY tenant, doc_id ORDER BY run DESC, wave DESC) = 1"
-    )
-
-
-def _part_sql(shards: tuple[int, int], where: str) -> str:
-    chosen = f"{where} AND shard BETWEEN {shards[0]:d} AND {shards[1]:d}"
-    return (
-        f"SELECT {_COLUMNS} FROM newest WHERE {chosen} UNION ALL "  # noqa: S608
-        f"SELECT {_COLUMNS} FROM base ANTI JOIN newest USING (tenant, doc_id) WHERE {chosen} "
-        "ORDER BY shard, tenant, doc_id"
-    )
-
-
-def _batches(connection: duckdb.DuckDBPyConnection, sql: str) -> Iterator[pa.RecordBatch]:
-    yield from connection.sql(sql).to_arrow_reader(_BATCH)
-
-
-def _table_of(files: Sequence[Path]) -> Any:
-    return dataset(files, documents_schema()) if files else documents_schema().empty_table()

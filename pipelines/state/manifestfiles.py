@@ -41,7 +41,7 @@ from pipelines.state.files import (
 )
 
 FORMAT = 1
-SHARDS = 64
+SHARDS = 256
 _BASE_KIND = "threefold.manifest"
 _DELTA_KIND = "threefold.delta"
 _DELTA_NAME = re.compile(r"delta-([0-9]{6,})-([0-9]{5,})\.json")
@@ -104,6 +104,7 @@ class ManifestFolder:
         self.data = folder / "data"
         self._cell = FileCell(folder / "manifest.json")
         self._verified: set[str] = set()
+        self._deltas: dict[str, Delta] = {}  # never replaced once written
 
     def listing(self) -> Listing:
         """What is committed now. StateError if a file of it is damaged or missing."""
@@ -154,11 +155,14 @@ class ManifestFolder:
         path = self.data / name
         return DataFile(*shards, name, rows, path.stat().st_size, sha256_of(path))
 
-    def verified(self, files: Iterable[DataFile]) -> list[Path]:
-        """Paths of data files after comparing size and hash with the listing, once per file; DamagedError if wrong."""
-        return [self._verify(file) for file in files]
+    def verified(self, files: Iterable[DataFile], listing: Listing) -> list[Path]:
+        """Paths of data files of a listing, after comparing size and hash with it, once per file.
 
-    def _verify(self, file: DataFile) -> Path:
+        DamagedError if one is wrong or missing; StateError if it is gone because of a compaction since the listing.
+        """
+        return [self._verify(file, listing) for file in files]
+
+    def _verify(self, file: DataFile, listing: Listing) -> Path:
         path = self.data / file.name
         try:
             if path.stat().st_size != file.bytes:
@@ -166,9 +170,16 @@ class ManifestFolder:
             if file.name not in self._verified and sha256_of(path) != file.sha256:
                 raise damaged(path, "its checksum does not match")
         except FileNotFoundError:
-            raise damaged(path, "it is missing") from None
+            raise self.missing(path, listing) from None
         self._verified.add(file.name)
         return path
+
+    def missing(self, path: Path, listing: Listing) -> StateError:
+        """The error for a data file of a listing that is not there."""
+        current = self._cell.read()
+        if current is not None and current[1] != listing.version:
+            return StateError(f"{self.folder} was compacted while it was read", "run it again")
+        return damaged(path, "it is missing")
 
     def _read_base(self, data: bytes | None) -> tuple[int, Wave, tuple[DataFile, ...]]:
         if data is None:
@@ -181,15 +192,18 @@ class ManifestFolder:
             raise damaged(path, "fields are missing or wrong") from error
 
     def _read_delta(self, name: str) -> Delta | None:
-        path = self.folder / name
-        try:
-            body = read_json(path, _DELTA_KIND, FORMAT)
-            run, wave = body["previous"]
-            return Delta((int(body["run"]), int(body["wave"])), (int(run), int(wave)), _files(body["files"]))
-        except FileNotFoundError:
-            return None  # folded in by a compaction since the folder was listed; the caller looks again
-        except (KeyError, TypeError, ValueError) as error:
-            raise damaged(path, "fields are missing or wrong") from error
+        if name not in self._deltas:
+            path = self.folder / name
+            try:
+                body = read_json(path, _DELTA_KIND, FORMAT)
+                run, wave = body["previous"]
+                delta = Delta((int(body["run"]), int(body["wave"])), (int(run), int(wave)), _files(body["files"]))
+            except FileNotFoundError:
+                return None  # folded in by a compaction since the folder was listed; the caller looks again
+            except (KeyError, TypeError, ValueError) as error:
+                raise damaged(path, "fields are missing or wrong") from error
+            self._deltas[name] = delta
+        return self._deltas[name]
 
     def _delta_names(self) -> list[str]:
         return sorted(path.name for path in self.folder.glob("delta-*.json") if _DELTA_NAME.fullmatch(path.name))

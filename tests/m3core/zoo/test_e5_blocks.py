@@ -23,7 +23,7 @@ def _block(scale: float, quantised: list[int]) -> bytes:
 _QUANTISED = st.lists(st.integers(0, 15), min_size=32, max_size=32)
 
 
-@given(st.lists(st.tuples(st.floats(0.001, 4, width=16), _QUANTISED), min_size=1, max_size=4))
+@given(st.lists(st.tuples(st.floats(2**-10, 4, width=16), _QUANTISED), min_size=1, max_size=4))
 def test_a_weight_is_its_nibble_less_eight_times_the_scale(blocks: list[tuple[float, list[int]]]) -> None:
     packed = b"".join(_block(scale, quantised) for scale, quantised in blocks)
     expected = [(q - 8) * np.float32(scale) for scale, quantised in blocks for q in quantised]

@@ -90,7 +90,7 @@ def test_classes_are_those_of_a_dictionary_join(
         assert {doc_id for doc_id in NAMES if work.wanted.has("docs", doc_id)} == {
             doc_id for doc_id, each in expected.items() if each == "read"
         }
-        assert work.read_bytes == 10 * sum(each == "read" for each in expected.values())
+        assert work.listed_bytes == 10 * sum(each in ("read", "pending") for each in expected.values())
         assert work.to_do == any(each in ("read", "pending", "owed", "gone") for each in expected.values())
 
 

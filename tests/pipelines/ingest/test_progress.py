@@ -19,7 +19,7 @@ from pipelines.ingest.progress import (
 )
 
 HEADER = Header("handbook", 3, "m3-small", 118)
-PLANNED = Planned(listed=41_143, unchanged=40_690, to_read=451, pending=0, gone=2, to_read_bytes=4000)
+PLANNED = Planned(listed=41_143, unchanged=40_690, to_read=451, pending=0, gone=2, to_do_bytes=4000)
 
 
 class Clock:
@@ -51,7 +51,7 @@ def drive(progress: NoProgress, clock: Clock | None = None) -> None:
             clock.now += 5
         progress.encoded(500, 1000)
     progress.loaded(9)
-    progress.committed(451)
+    progress.committed(451, 4000)
     progress.stopping("SIGTERM")
     progress.publishing()
     progress.close()
@@ -135,3 +135,30 @@ def test_texts() -> None:
     assert planned_line(Planned(0, 0, 0, 0, 0, 0)) == "listing  0 documents"
     assert planned_line(Planned(5, 0, 3, 2, 0, 9)) == "listing  5 documents   to read 3 · pending 2"
     assert duration(4211.4) == "1:10:11"
+
+
+def test_the_time_left_learns_how_text_and_source_bytes_relate() -> None:
+    clock = Clock()
+    meter = Meter(clock)
+    meter.total_bytes = 4000
+    meter.begin()
+    clock.now += 10
+    meter.add(100, 1000)
+    assert meter.seconds_left() == 30
+    meter.commit(5, 2000)
+    assert meter.seconds_left() == 10
+    clock.now += 10
+    meter.add(100, 1000)
+    meter.commit(5, 2000)
+    assert (meter.seconds_left(), meter.documents) == (0, 10)
+
+
+def test_documents_from_the_lake_leave_that_relation_alone() -> None:
+    clock = Clock()
+    meter = Meter(clock)
+    meter.total_bytes = 3000
+    meter.begin()
+    clock.now += 10
+    meter.add(0, 1000)
+    meter.commit(5, None)
+    assert meter.seconds_left() == 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -329,6 +330,29 @@ def test_a_disk_that_fills_up_in_the_middle_keeps_what_was_committed(
     project.check_agreement()
 
 
+def test_a_disk_that_is_really_full(project: Project, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(small)]
+    if subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("a file system of 8 MiB cannot be mounted here (that takes root)")
+    try:
+        project.settings["storage"] = {"path": str(small / "data")}
+        project.settings["ingest"] = {"wave_bytes": 1 << 16, "min_free_bytes": 0}
+        project.write_many(200)
+        ballast = small / "ballast"
+        ballast.write_bytes(bytes(shutil.disk_usage(small).free - (450 << 10)))
+        with pytest.raises(DiskFullError, match="no space left|disk is full"):
+            project.ingest()
+        ballast.unlink()
+        report = project.ingest()
+        assert report.documents.new + report.documents.unchanged == 200
+        project.check_agreement()
+    finally:
+        # Lazily: the memory store may still look at pages of lake files.
+        subprocess.run(["umount", "-l", str(small)], check=True)
+
+
 def test_a_source_that_cannot_be_listed_stops_the_run(project: Project) -> None:
     project.write_many(2)
     project.ingest()
@@ -355,8 +379,8 @@ def test_waves_are_bounded_and_each_is_committed(project: Project, monkeypatch: 
     sizes: list[int] = []
 
     class Watching(NoProgress):
-        def committed(self, documents: int) -> None:
-            super().committed(documents)
+        def committed(self, documents: int, source_bytes: int | None) -> None:
+            super().committed(documents, source_bytes)
             sizes.append(len(project.records()))
 
     ingest(project.config, project.base, Watching())

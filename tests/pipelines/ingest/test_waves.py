@@ -13,7 +13,7 @@ from m3core.types import Document
 from pipelines.ingest.diff import Wanted
 from pipelines.ingest.reading import ItemGroup, RecordGroup
 from pipelines.ingest.sources import Skipped, SourceItem
-from pipelines.ingest.waves import WaveLimits, cut_waves, item_groups, record_groups, wanted_items
+from pipelines.ingest.waves import WaveLimits, cut_waves, item_groups, record_groups, source_bytes, wanted_items
 from tests.pipelines.ingest.parts import record_of
 
 
@@ -81,3 +81,8 @@ def test_only_wanted_items_come_and_nothing_is_listed_for_none() -> None:
     assert [each.locator for each in wanted_items({"docs": source}, wanted)] == ["d1", "d4"]
     assert list(wanted_items({"docs": source}, Wanted(np.empty(0, dtype=np.int64)))) == []
     assert source.listed == 1
+
+
+def test_listed_bytes_of_a_wave_are_known_unless_it_comes_from_the_state_folder() -> None:
+    assert source_bytes([ItemGroup((item(0, 5), item(1, 6))), ItemGroup((item(2, 7),))]) == 18
+    assert source_bytes([ItemGroup((item(0, 5),)), RecordGroup((record_of("a"),))]) is None

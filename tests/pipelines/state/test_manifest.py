@@ -117,9 +117,9 @@ def test_rows_come_by_shard_tenant_and_document(manifest: Manifest, settle: Call
 def test_the_shard_of_a_document_is_fixed(manifest: Manifest) -> None:
     canonical = '["acme","\\u00e9"]'
     assert json.loads(canonical) == ["acme", "é"]
-    expected = int(hashlib.sha256(canonical.encode()).hexdigest()[:16], 16) % 64
+    expected = int(hashlib.sha256(canonical.encode()).hexdigest()[:16], 16) % 256
     assert manifest.shard_of("acme", "é") == expected
-    assert SHARDS == 64
+    assert SHARDS == 256
 
 
 def test_a_wave_is_committed_once_and_in_order(paths: StatePaths, manifest: Manifest) -> None:
@@ -265,6 +265,19 @@ def test_a_damaged_or_deleted_shard_is_named(
     ):
         with pytest.raises(DamagedError, match=rf"{file} is damaged"):
             read(Manifest(paths, 1))
+
+
+def test_a_reader_that_a_compaction_overtakes_is_told_to_run_again(paths: StatePaths, manifest: Manifest) -> None:
+    manifest.append(1, 1, [record("a")])
+    manifest.compact()
+    reader = Manifest(paths, 1).records()
+    stale = ManifestFolder(paths.manifest(1)).listing()
+    manifest.append(2, 1, [record("a", 2)])
+    manifest.compact()
+    with pytest.raises(StateError, match="was compacted while it was read") as caught:
+        ManifestFolder(paths.manifest(1)).verified(stale.base, stale)
+    assert caught.value.remedy == "run it again"
+    assert [one.revision for one in reader] == [2]
 
 
 def test_a_deleted_listing_is_noticed(paths: StatePaths, manifest: Manifest) -> None:
