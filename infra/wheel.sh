@@ -8,5 +8,6 @@ bin=$PWD/.venv/bin
 "$bin/python" -m build --quiet --wheel --outdir "$work/dist" .
 "$bin/python" -m venv "$work/venv"
 "$bin/uv" pip install --quiet --python "$work/venv/bin/python" "$(echo "$work"/dist/*.whl)[all]"
+rm -rf build
 cd "$work"
 M3_HOME=$work/home "$work/venv/bin/m3" demo --json

@@ -44,7 +44,8 @@ from pipelines.ingest.generation import Build, begin, check_fits, current, finis
 from pipelines.ingest.letters import Letters
 from pipelines.ingest.listing import Listing, duplicate_letters, list_sources
 from pipelines.ingest.memory import MemoryPeak
-from pipelines.ingest.progress import Header, Planned, Progress
+from pipelines.ingest.progress import Progress
+from pipelines.ingest.progress_text import Header, Planned
 from pipelines.ingest.report import IngestReport
 from pipelines.ingest.session import WORK, IngestOptions, Request, Run
 from pipelines.ingest.shared import disk_full, sharing
@@ -186,6 +187,6 @@ def _note_plan(run: Run, listing: Listing, work: diff.Work, tally: Tally) -> Non
             to_read=work.count("read"),
             pending=work.count("pending") + work.count("owed"),
             gone=work.count("gone"),
-            to_do_bytes=work.listed_bytes,
+            to_read_bytes=work.listed_bytes,
         )
     )

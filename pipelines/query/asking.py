@@ -19,6 +19,9 @@ _STORE_FAULTS = (StoreError, OSError, EOFError, TimeoutError)
 # Below this a request is not worth sending.
 _LEAST_SECONDS = 0.001
 
+# What a person can do about a store that did not answer.
+ASK_AGAIN = "search again; if it stays so, check the store and search.timeout"
+
 
 @dataclass(frozen=True, slots=True)
 class Missed:

@@ -12,7 +12,7 @@ from connectors.protocol import Searcher
 from m3core.errors import StoreError
 from m3core.types import QueryVectors, Signal
 from pipelines.query.answer import Coverage
-from pipelines.query.asking import Answers, Deadline, Missed, ask_all
+from pipelines.query.asking import ASK_AGAIN, Answers, Deadline, Missed, ask_all
 from pipelines.query.fusing import Candidates, fused_order
 from pipelines.query.plan import Leg, QueryPlan
 
@@ -57,7 +57,7 @@ class Gatherer:
         asks = {leg.signal: partial(self._search, leg) for leg in sources}
         answers = _finite(await ask_all(asks, Deadline.after(self.start, self.plan.deadlines.candidates)))
         if not answers.told:
-            raise StoreError(f"no store brought candidates: {self._reasons(answers.missed)}", "m3 doctor")
+            raise StoreError(f"no store brought candidates: {self._reasons(answers.missed)}", ASK_AGAIN)
         return Candidates(answers.told), answers.missed
 
     async def _complete(
@@ -93,7 +93,7 @@ class Gatherer:
     def _weights(self, missed: Mapping[Signal, Missed]) -> dict[Signal, float]:
         left = [signal for signal in self.plan.weighted if signal not in missed]
         if not left:
-            raise StoreError(f"no signal is left to rank by: {self._reasons(missed)}", "m3 doctor")
+            raise StoreError(f"no signal is left to rank by: {self._reasons(missed)}", ASK_AGAIN)
         return self.plan.weights.normalised(left)
 
     def _reasons(self, missed: Mapping[Signal, Missed]) -> str:

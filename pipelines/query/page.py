@@ -11,7 +11,7 @@ from connectors.filters.identity import identity_filter
 from connectors.protocol import Payload, Searcher
 from m3core.errors import StoreError
 from m3core.types import Identity
-from pipelines.query.asking import Deadline, ask_all
+from pipelines.query.asking import ASK_AGAIN, Deadline, ask_all
 from pipelines.query.plan import QueryPlan
 
 # Candidates checked per request to the text store: one request fills the usual page, and few texts travel in vain.
@@ -56,7 +56,8 @@ async def _fetch(ids: list[str], plan: QueryPlan, texts: Searcher, deadline: Dea
     answers = await ask_all({plan.text_store: ask}, deadline)
     for store, missed in answers.missed.items():
         raise StoreError(
-            f"{store}: the hits could not be checked and are not shown: {missed.why}", "m3 doctor; then search again"
+            f"{store}: the hits could not be checked and are not shown: {missed.why}",
+            ASK_AGAIN,
         )
     return dict(answers.told[plan.text_store])
 

@@ -127,3 +127,13 @@ class PickySink:
 
     def close(self) -> None:
         self._sink.close()
+
+
+class Clock:
+    """Time that moves when told."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now

@@ -1,35 +1,16 @@
-"""What a run tells: lines, bar, pace."""
+"""What a run tells: lines and bar."""
 
 from __future__ import annotations
 
 import io
 
-from pipelines.ingest.progress import (
-    Bar,
-    Header,
-    Lines,
-    Meter,
-    NoProgress,
-    Planned,
-    bar_text,
-    duration,
-    header_line,
-    open_progress,
-    planned_line,
-)
+from pipelines.ingest.progress import Lines, NoProgress, open_progress
+from pipelines.ingest.progress_bar import Bar
+from pipelines.ingest.progress_text import Header, Planned
+from tests.pipelines.ingest.parts import Clock
 
 HEADER = Header("handbook", 3, "m3-small", 118)
-PLANNED = Planned(listed=41_143, unchanged=40_690, to_read=451, pending=0, gone=2, to_do_bytes=4000)
-
-
-class Clock:
-    """Time that moves when told."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+PLANNED = Planned(listed=41_143, unchanged=40_690, to_read=451, pending=0, gone=2, to_read_bytes=4000)
 
 
 class Terminal(io.StringIO):
@@ -103,62 +84,3 @@ def test_nobody_looking_still_counts() -> None:
     drive(progress)
     meter = progress.meter
     assert (meter.tokens, meter.reused_tokens, meter.rows, meter.documents) == (1500, 10, 9, 451)
-
-
-def test_the_pace_is_that_of_the_last_minute() -> None:
-    clock = Clock()
-    meter = Meter(clock)
-    meter.total_bytes = 100_000
-    meter.begin()
-    for _ in range(100):
-        clock.now += 1
-        meter.add(10, 100)
-    assert round(meter.tokens_per_second()) == 10
-    for _ in range(70):
-        clock.now += 1
-        meter.add(20, 200)
-    assert round(meter.tokens_per_second()) == 20
-    left = meter.seconds_left()
-    assert left is not None
-    assert round(left) == (100_000 - 24_000) // 200
-
-
-def test_without_a_pace_nothing_is_promised() -> None:
-    meter = Meter()
-    assert meter.tokens_per_second() == 0.0
-    assert meter.seconds_left() is None
-    assert bar_text(meter) == "0/0 documents   0 tokens"
-
-
-def test_texts() -> None:
-    assert header_line(HEADER) == "handbook · generation 3 · m3-small · run 118"
-    assert planned_line(Planned(0, 0, 0, 0, 0, 0)) == "listing  0 documents"
-    assert planned_line(Planned(5, 0, 3, 2, 0, 9)) == "listing  5 documents   to read 3 · pending 2"
-    assert duration(4211.4) == "1:10:11"
-
-
-def test_the_time_left_learns_how_text_and_source_bytes_relate() -> None:
-    clock = Clock()
-    meter = Meter(clock)
-    meter.total_bytes = 4000
-    meter.begin()
-    clock.now += 10
-    meter.add(100, 1000)
-    assert meter.seconds_left() == 30
-    meter.commit(5, 2000)
-    assert meter.seconds_left() == 10
-    clock.now += 10
-    meter.add(100, 1000)
-    meter.commit(5, 2000)
-    assert (meter.seconds_left(), meter.documents) == (0, 10)
-
-
-def test_documents_from_the_lake_leave_that_relation_alone() -> None:
-    clock = Clock()
-    meter = Meter(clock)
-    meter.total_bytes = 3000
-    meter.begin()
-    clock.now += 10
-    meter.add(0, 1000)
-    meter.commit(5, None)
-    assert meter.seconds_left() == 20
