@@ -15,12 +15,10 @@ from typing import Any, Literal
 
 from m3core.errors import ModelError
 from m3core.fusion import BUILT_IN_PRESETS, Weights
+from m3core.layout import MULTI_HEAD, WEIGHT_FILES
 
 _MAX_JSON_BYTES = 1 << 20
 _REFETCH = "fetch the model folder again, or name another one"
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-SPARSE_HEAD = "sparse_linear.pt"
-MULTI_HEAD = "colbert_linear.pt"
 # XLM-RoBERTa numbers positions from padding_idx + 1; BERT from 0.
 _POSITION_OFFSET = {"bert": 0, "xlm-roberta": 2}
 
@@ -174,7 +172,7 @@ def _multi_dim(folder: Path, extras: Mapping[str, Any]) -> int:
         return told
     if not (folder / MULTI_HEAD).is_file():
         return 0
-    from m3core.model import read_head
+    from m3core.heads import read_head
 
     return int(read_head(folder, MULTI_HEAD).weight.shape[0])
 

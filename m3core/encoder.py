@@ -12,17 +12,17 @@ import numpy as np
 import torch
 
 from m3core.batching import token_budget_batches
-from m3core.checkpoint import MULTI_HEAD, SPARSE_HEAD, ModelSpec, read_spec
+from m3core.checkpoint import ModelSpec, read_spec
 from m3core.errors import ModelError, UsageError
 from m3core.fingerprint import encoder_fingerprint
+from m3core.heads import Linear, read_head
+from m3core.layout import MULTI_HEAD, SPARSE_HEAD
 from m3core.lexical import pool_token_weights
 from m3core.model import (
     Backbone,
-    Linear,
     check_head,
     dense_vectors,
     load_backbone,
-    read_head,
     token_vectors,
     token_weights,
 )

@@ -13,8 +13,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from m3core.checkpoint import MULTI_HEAD, SPARSE_HEAD, ModelSpec
+from m3core.checkpoint import ModelSpec
 from m3core.home import m3_home
+from m3core.layout import MULTI_HEAD, SPARSE_HEAD
 
 # fp32, bf16 and fp16 vectors may meet; int8 ones may not (they get a class of their own).
 PRECISION_CLASS = "float"

@@ -15,21 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from m3core.checkpoint import MULTI_HEAD, SPARSE_HEAD, Architecture, ModelSpec
+from m3core.checkpoint import Architecture, ModelSpec
 from m3core.errors import ModelError
+from m3core.heads import Linear, load_state_dict
 
 _REFETCH = "fetch the model folder again, or name another one"
-
-
-@dataclass(frozen=True)
-class Linear:
-    """Weight `[out, in]` and bias `[out]`."""
-
-    weight: Tensor
-    bias: Tensor
-
-    def __call__(self, states: Tensor) -> Tensor:
-        return functional.linear(states, self.weight, self.bias)
 
 
 @dataclass(frozen=True)
@@ -167,41 +157,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{path} is not a whole safetensors file ({error})", _REFETCH) from None
-    return _load_state_dict(path, mmap=True)
-
-
-def _load_state_dict(path: Path, *, mmap: bool = False) -> dict[str, Tensor]:
-    import pickle
-
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"{path} is not a plain file of tensors ({reason})", _REFETCH) from None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ModelError(f"{path} holds something else than named tensors", _REFETCH)
-    return state
-
-
-def read_head(folder: Path, name: str) -> Linear:
-    """One head (`sparse_linear.pt` or `colbert_linear.pt`) in float32.
-
-    Raises ModelError if it is missing, malformed or not finite: a head is never made up.
-    """
-    path = folder / name
-    if not path.is_file():
-        lost = "lexical weights" if name == SPARSE_HEAD else "multi-vectors"
-        raise ModelError(
-            f"{folder}: {name} is missing, so the model cannot give {lost}",
-            "use a model with M3 heads, or ask for the dense signal only",
-        )
-    state = _load_state_dict(path)
-    weight, bias = state.get("weight"), state.get("bias")
-    if weight is None or bias is None or weight.dim() != 2 or tuple(bias.shape) != (weight.shape[0],):
-        raise ModelError(f"{path}: a head has weight [out, in] and bias [out]", _REFETCH)
-    if not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
-        raise ModelError(f"{path}: the head has values that are not finite", _REFETCH)
-    return Linear(weight.float(), bias.float())
+    return load_state_dict(path, mmap=True)
 
 
 def check_head(head: Linear, name: str, spec: ModelSpec, outputs: int) -> Linear:
@@ -236,17 +192,3 @@ def token_vectors(states: Tensor, starts: Tensor, head: Linear) -> Tensor:
     keep = torch.ones(states.shape[0], dtype=torch.bool, device=states.device)
     keep[starts] = False
     return functional.normalize(head(states[keep]), dim=-1)
-
-
-__all__ = [
-    "MULTI_HEAD",
-    "SPARSE_HEAD",
-    "Backbone",
-    "Linear",
-    "check_head",
-    "dense_vectors",
-    "load_backbone",
-    "read_head",
-    "token_vectors",
-    "token_weights",
-]

@@ -24,11 +24,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from m3core.batching import token_budget_batches
-from m3core.checkpoint import MULTI_HEAD, SPARSE_HEAD
 from m3core.encoder import Encoder
 from m3core.errors import UsageError
 from m3core.evaluate.beir import evaluate_folder
-from m3core.model import Linear, dense_vectors
+from m3core.heads import Linear
+from m3core.layout import MULTI_HEAD, SPARSE_HEAD
+from m3core.model import dense_vectors
 from m3core.train import losses
 from m3core.train.pairs import Pair, SamplePlan, batches, file_sha256, read_pairs
 from m3core.types import Signal, TextKind

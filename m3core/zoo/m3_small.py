@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from m3core.checkpoint import MULTI_HEAD, SPARSE_HEAD
 from m3core.errors import DiskFullError, ModelError
+from m3core.layout import MULTI_HEAD, SPARSE_HEAD
 from m3core.zoo import models_folder
 from m3core.zoo.e5_blocks import E5Header, FloatArray, read_e5_blocks
 

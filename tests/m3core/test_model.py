@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from m3core import Encoder
 from m3core.errors import ModelError
-from m3core.model import Linear, dense_vectors, token_vectors, token_weights
+from m3core.heads import Linear
+from m3core.model import dense_vectors, token_vectors, token_weights
 from m3core.types import Signal
 from tests.tiny import make_tiny_model
 

@@ -1,6 +1,6 @@
-"""One ingest in a process of its own, which may send itself a signal: `ingest_process.py PROJECT [POINT]`.
+"""One ingest in a process of its own, which may send itself a signal at a chosen point.
 
-POINT is `module:Class.function:before|after:n:SIGNAL`: the signal comes before or after the n-th call.
+Processes are forked from a server that has imported what a run needs, so that a run starts in an instant.
 """
 
 from __future__ import annotations
@@ -8,9 +8,12 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+import multiprocessing
 import os
 import signal
 import sys
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +21,59 @@ from m3core.config.model import Config
 from pipelines.ingest.progress import Lines
 from pipelines.ingest.run import ingest
 
+_PRELOADED = (
+    "connectors.qdrant.edge.sink",
+    "m3core.encoder",
+    "pipelines.ingest.graph",
+    "pipelines.ingest.run",
+    "tests.pipelines.ingest.ingest_process",
+)
 
-def main() -> int:
-    """Run and print the report."""
-    described = json.loads(Path(sys.argv[1]).read_text())
-    if len(sys.argv) > 2:
-        signal_at(sys.argv[2])
-    report = ingest(Config.model_validate(described["config"]), Path(described["base"]), Lines(sys.stderr))
-    print(json.dumps(report.as_json()))
-    return int(report.exit_code)
+
+@dataclass(frozen=True)
+class IngestProcess:
+    """A started run; what it says goes to files beside the project."""
+
+    process: BaseProcess
+    folder: Path
+
+    @classmethod
+    def start(cls, raw_config: dict[str, Any], base: Path, point: str = "") -> IngestProcess:
+        """Start a run. `point` is `module:Class.function:before|after:n:SIGNAL`, around the n-th call."""
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(list(_PRELOADED))
+        process = context.Process(target=_run, args=(raw_config, base, point))
+        process.start()
+        return cls(process, base)
+
+    def wait(self, seconds: float) -> int:
+        """The exit code; minus the signal's number if one ended it."""
+        self.process.join(seconds)
+        code = self.process.exitcode
+        if code is None:
+            self.process.kill()
+            raise TimeoutError(f"the run did not end in {seconds} s: {self.said}")
+        return code
+
+    @property
+    def said(self) -> str:
+        """Its standard error."""
+        return (self.folder / "stderr").read_text()
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """Its report."""
+        return dict(json.loads((self.folder / "report.json").read_text()))
+
+
+def _run(raw_config: dict[str, Any], base: Path, point: str) -> None:
+    with (base / "stderr").open("w") as stderr:
+        os.dup2(stderr.fileno(), 2)
+    if point:
+        signal_at(point)
+    report = ingest(Config.model_validate(raw_config), base, Lines(sys.stderr))
+    (base / "report.json").write_text(json.dumps(report.as_json()))
+    sys.exit(int(report.exit_code))
 
 
 def signal_at(point: str) -> None:
@@ -51,7 +98,3 @@ def signal_at(point: str) -> None:
         return result
 
     setattr(owner, name, watched)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from m3core.errors import ExitCode
+from tests.pipelines.ingest.ingest_process import IngestProcess
 from tests.pipelines.ingest.projects import EDGE, Project, document
 
-_PROCESS = Path(__file__).with_name("ingest_process.py")
-_ROOT = Path(__file__).parents[3]
 _SECONDS = 300
 
 # Where a run commits something, in the order of a run.
@@ -50,29 +46,15 @@ def changing(project: Project) -> Project:
 def undisturbed(project: Project, base: Path) -> Project:
     """The same project, copied as it is now and brought up to date in one run."""
     copy = Project(base / "undisturbed", project.model, project.settings)
-    shutil.copytree(project.base, copy.base, ignore=shutil.ignore_patterns("undisturbed", "described.json"))
+    shutil.copytree(project.base, copy.base, ignore=shutil.ignore_patterns("undisturbed"))
     copy.ingest()
     return copy
 
 
-def start(project: Project, *point: str) -> subprocess.Popen[str]:
-    """An ingest in its own process."""
-    described = project.base / "described.json"
-    described.write_text(json.dumps({"config": project.raw(), "base": str(project.base)}))
-    return subprocess.Popen(
-        [sys.executable, str(_PROCESS), str(described), *point],
-        env={**os.environ, "PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def killed_at(project: Project, point: str) -> None:
     """Run until the point, where the process must die."""
-    process = start(project, f"{point}:SIGKILL")
-    _, said = process.communicate(timeout=_SECONDS)
-    assert process.returncode == -signal.SIGKILL, said
+    process = IngestProcess.start(project.raw(), project.base, f"{point}:SIGKILL")
+    assert process.wait(_SECONDS) == -signal.SIGKILL, process.said
 
 
 def check_same(project: Project, reference: Project) -> None:
@@ -107,9 +89,8 @@ def test_a_run_killed_four_times_ends_like_an_undisturbed_one(changing: Project,
 @pytest.mark.parametrize("place", [_LAKE, _CHUNKS, _MANIFEST, _COMPACT, _WRITE, _DELETE, _PUBLISH, _LIVE, _LETTERS])
 def test_a_kill_at_every_commit(changing: Project, tmp_path: Path, place: str, number: int, when: str) -> None:
     reference = undisturbed(changing, tmp_path)
-    process = start(changing, f"{place}:{when}:{number}:SIGKILL")
-    _, said = process.communicate(timeout=_SECONDS)
-    assert process.returncode in (-signal.SIGKILL, 3), said
+    process = IngestProcess.start(changing.raw(), changing.base, f"{place}:{when}:{number}:SIGKILL")
+    assert process.wait(_SECONDS) in (-signal.SIGKILL, ExitCode.DEAD_LETTERS), process.said
     changing.rows()
     changing.ingest()
     check_same(changing, reference)
@@ -121,21 +102,20 @@ def test_kills_at_any_moment(changing: Project, tmp_path: Path, seed: int) -> No
     reference = undisturbed(changing, tmp_path)
     chance = random.Random(seed)
     for _ in range(4):
-        process = start(changing)
-        time.sleep(chance.uniform(0.5, 12))
-        process.kill()
-        process.communicate(timeout=_SECONDS)
+        started = IngestProcess.start(changing.raw(), changing.base)
+        time.sleep(chance.uniform(0.1, 4))
+        started.process.kill()
+        started.wait(_SECONDS)
         changing.rows()
     changing.ingest()
     check_same(changing, reference)
 
 
 def test_sigterm_ends_a_process_with_143_and_what_is_finished_is_in(changing: Project) -> None:
-    process = start(changing, f"{_LAKE}:after:1:SIGTERM")
-    out, said = process.communicate(timeout=_SECONDS)
-    assert process.returncode == 143, said
-    assert "stopping (SIGTERM)" in said
-    counts = json.loads(out)["documents"]
+    process = IngestProcess.start(changing.raw(), changing.base, f"{_LAKE}:after:1:SIGTERM")
+    assert process.wait(_SECONDS) == ExitCode.TERMINATED, process.said
+    assert "stopping (SIGTERM)" in process.said
+    counts = process.report["documents"]
     assert counts["pending"] > 0
     assert counts["new"] + counts["changed"] + counts["pending"] + counts["failed"] >= 152
     assert "d001.md" in changing.records()
