@@ -59,6 +59,8 @@ from pipelines.state.lease import Lease, acquire_lease
 from pipelines.state.manifest import Manifest
 from pipelines.state.runs import DeadLetter, RunFolder, list_runs, read_dead_letters
 
+__all__ = ["IngestOptions", "ingest"]
+
 
 def ingest(config: Config, base: Path, progress: Progress, *, options: IngestOptions | None = None) -> IngestReport:
     """Bring the stores in line with the sources; returns what was done.

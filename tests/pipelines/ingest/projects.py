@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,8 +71,8 @@ class Project:
         for number in range(count):
             self.write(f"d{number:03}.md", document(number, paragraphs))
 
-    def write_lines(self, rows: list[Mapping[str, Any]], name: str = "rows.jsonl") -> None:
-        """A JSON Lines source instead of the folder."""
+    def write_lines(self, rows: Sequence[Mapping[str, Any] | str], name: str = "rows.jsonl") -> None:
+        """A JSON Lines source instead of the folder; a string is a line as it is."""
         lines = (json.dumps(row) if isinstance(row, Mapping) else row for row in rows)
         (self.base / name).write_text("\n".join(lines) + "\n")
         self.settings["sources"] = {"rows": {"kind": "jsonl", "path": name}}

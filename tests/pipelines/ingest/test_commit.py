@@ -10,7 +10,7 @@ import pytest
 
 from m3core.errors import LockedError
 from m3core.types import Row
-from pipelines.ingest.commit import CommitStep, commit_wave
+from pipelines.ingest.commit import CommitStep, Outcome, commit_wave
 from pipelines.ingest.load import Loaded, Refused
 from pipelines.ingest.reading import Prepared
 from pipelines.state.lease import acquire_lease
@@ -42,7 +42,7 @@ def test_only_documents_whose_chunks_were_all_acknowledged_go_in(tmp_path: Path)
     same = Prepared(record_of("same", ids("5")), "unchanged")
     with step_in(tmp_path) as (step, sink):
         fill(sink, "1", "2", "3")
-        outcomes = [whole, half, same, Loaded(tuple(ids("1", "3")), ()), Loaded(tuple(ids("2")), ())]
+        outcomes: list[Outcome] = [whole, half, same, Loaded(tuple(ids("1", "3")), ()), Loaded(tuple(ids("2")), ())]
         committed = commit_wave(1, outcomes, step)
         assert {record.doc_id for record in step.manifest.records()} == {"whole", "same"}
         assert dict(committed.changes) == {"new": 1, "unchanged": 1}

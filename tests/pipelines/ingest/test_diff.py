@@ -20,9 +20,9 @@ from pipelines.state.manifest import DocumentRecord, Manifest
 from tests.pipelines.ingest.parts import paths_in, record_of
 
 NAMES = tuple("abcdef")
-PENDING = {"status": {"main": "pending"}}
+PENDING: dict[str, Any] = {"status": {"main": "pending"}}
 DEFAULTS = {"tenant": "default", "source": "docs", "stamp": "s", "size": 10}
-LEFT_OVER = {"obsolete_chunk_ids": ("x",)}
+LEFT_OVER: dict[str, Any] = {"obsolete_chunk_ids": ("x",)}
 
 
 def listing_of(folder: Path, rows: list[dict[str, Any]], incomplete: set[str] | None = None) -> Listing:

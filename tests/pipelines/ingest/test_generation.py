@@ -80,6 +80,6 @@ def test_a_store_learns_what_it_keeps(project: Project) -> None:
         _, made = begin(project.paths, lease, build, project.config)
     main, rerank = (schema_of(made, binding, "notes") for binding in bindings(project.config))
     assert main.physical_name == "m3_notes_g00001"
-    assert (main.signals, main.keeps_text) == ({Signal.DENSE, Signal.LEXICAL}, True)
-    assert (rerank.signals, rerank.keeps_text) == ({Signal.MULTI}, False)
+    assert (main.signals, main.keeps_text) == (frozenset({Signal.DENSE, Signal.LEXICAL}), True)
+    assert (rerank.signals, rerank.keeps_text) == (frozenset({Signal.MULTI}), False)
     assert main.fields == {"year": "integer"}

@@ -9,7 +9,7 @@ import pytest
 from pipelines.ingest import graph
 from pipelines.ingest.embed import Reference
 from pipelines.ingest.graph import EncodeUnit, quiet_beam
-from pipelines.ingest.load import Loaded, LoadStep
+from pipelines.ingest.load import Loaded, LoadStep, load
 from tests.pipelines.ingest.projects import EDGE, Project, document
 
 
@@ -17,7 +17,7 @@ def test_the_error_of_a_step_is_raised_as_it_was_and_finished_documents_stay(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project.write_many(200)
-    load, calls = graph.load, 0
+    calls = 0
 
     def fail_late(reference: Reference, step: LoadStep) -> Loaded:
         nonlocal calls
@@ -44,7 +44,6 @@ def test_a_reader_sees_the_last_snapshot_while_a_run_works(project: Project, mon
     project.ingest()
     before = project.rows()
     project.write("d001.md", document(77))
-    load = graph.load
     seen: list[dict[str, int]] = []
 
     def load_and_look(reference: Reference, step: LoadStep) -> Loaded:

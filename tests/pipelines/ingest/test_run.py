@@ -15,6 +15,7 @@ import pytest
 
 from m3core.errors import DiskFullError, ExitCode, LockedError, RefusedError, SourceError
 from pipelines.ingest import working
+from pipelines.ingest.embed import UnitLimits
 from pipelines.ingest.progress import NoProgress
 from pipelines.ingest.run import ingest
 from pipelines.state.collection import read_collection
@@ -404,9 +405,11 @@ def test_a_stop_finishes_the_running_unit_and_commits_what_is_finished(
             os.kill(os.getpid(), 15)
 
     assert threading.current_thread() is threading.main_thread()
-    monkeypatch.setattr(working, "UnitLimits", lambda *args: UnitLimits(*args, tokens=2000))
-    from pipelines.ingest.embed import UnitLimits
 
+    def small_units(dense_dim: int, multi_dim: int, overhead: int) -> UnitLimits:
+        return UnitLimits(dense_dim, multi_dim, overhead, tokens=2000)
+
+    monkeypatch.setattr(working, "UnitLimits", small_units)
     report = ingest(project.config, project.base, Stopping())
 
     assert report.exit_code is ExitCode.TERMINATED
