@@ -133,6 +133,7 @@ def _work(run: Run, tally: Tally) -> None:
     tally.letters = Letters(read_dead_letters(request.paths))
     listing = list_sources(request.sources, run.work, request.progress.listing, lambda: bool(request.stop))
     options = store_options(run.generation, request)
+    run.manifest.compact()  # waves that a killed run left: the join streams the base, but would have to sort them
     lost = run.manifest.counts().documents > 0 and any_lost(run.generation, options)
     work = diff.join(listing, run.manifest, run.work, lost=lost)
     diff.check_deletes(work, request.delete_limit)
