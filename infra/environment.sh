@@ -25,7 +25,7 @@ step() { # name, detail, seconds
 
 announce() {
     if [ ! -e .venv/.installed-use ]; then
-        echo "threefold downloads about 3 GB of packages (5.5 GB on disk, most of it torch) and 95 MB of model data"
+        echo "threefold downloads about 3 GB of packages (6 GB on disk, most of it torch) and 95 MB of model data"
         echo "(0.5 GB on disk): about 2 minutes on two cores. Ctrl-C stops; running it again goes on."
     fi
 }

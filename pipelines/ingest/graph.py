@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import apache_beam as beam
@@ -69,8 +70,8 @@ class Prepare(Step):
         if shared.stop:
             return
         chunked = prepare(element, shared.wave, shared.read)
-        for outcome in (*chunked.documents, *chunked.letters):
-            yield beam.pvalue.TaggedOutput(_OUTCOMES, outcome)
+        # One element for all of them: Beam pickles each element by itself, several times.
+        yield beam.pvalue.TaggedOutput(_OUTCOMES, (*chunked.documents, *chunked.letters))
         if chunked.rows:
             yield chunked.rows
 
@@ -103,17 +104,17 @@ class EncodeUnit(Step):
 class LoadReference(Step):
     """Reference -> rows in the stores -> acknowledgements."""
 
-    def work(self, element: Reference, shared: Shared) -> Iterable[Outcome]:
+    def work(self, element: Reference, shared: Shared) -> Iterable[tuple[Outcome, ...]]:
         if shared.error is None:
-            yield load(element, shared.load)
+            yield (load(element, shared.load),)
 
 
 class CommitWave(Step):
     """All outcomes of a wave -> manifest delta."""
 
-    def work(self, element: tuple[None, Iterable[Outcome]], shared: Shared) -> Iterable[None]:
+    def work(self, element: tuple[None, Iterable[tuple[Outcome, ...]]], shared: Shared) -> Iterable[None]:
         if shared.committed is None:  # a bundle may run twice; a wave is committed once
-            shared.committed = commit_wave(shared.wave, element[1], shared.commit)
+            shared.committed = commit_wave(shared.wave, chain.from_iterable(element[1]), shared.commit)
         return ()
 
 

@@ -21,8 +21,10 @@ _GROUP_BYTES = 1 << 20
 _GROUP_ITEMS = 1000
 # What one item costs besides its text: its listing entry, its record, its part of a batch.
 _ITEM_OVERHEAD = 256
-# UTF-8 bytes of one token, generously: English has about 4.5, Thai and Chinese up to 8.
-_BYTES_PER_TOKEN = 8
+# Groups from the state folder are larger: each looks into all chunk files of the run that wrote its rows.
+_RESTORED_BYTES = 4 << 20
+# UTF-8 bytes of one token, about; a chunk is taken to be full.
+_BYTES_PER_TOKEN = 4
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class WaveLimits:
     @property
     def group_chunks(self) -> int:
         """Chunks of a group that comes from the state folder."""
-        return max(1, self.group_bytes // (self.chunk_tokens * _BYTES_PER_TOKEN))
+        return max(1, min(_RESTORED_BYTES, self.wave_bytes) // (self.chunk_tokens * _BYTES_PER_TOKEN))
 
 
 def wanted_items(sources: Mapping[str, Source], wanted: Wanted) -> Iterator[SourceItem]:

@@ -43,10 +43,10 @@ def test_small_items_are_cut_by_number_too() -> None:
 
 def test_records_come_first_and_are_bounded_by_their_chunks() -> None:
     limits = WaveLimits(1 << 16, 64)
-    records = [record_of(f"d{number}", ["c"] * 10) for number in range(30)]
+    records = [record_of(f"d{number}", ["c"] * 10) for number in range(300)]
     groups = list(record_groups(records, limits))
-    assert limits.group_chunks == 32
-    assert all(sum(len(record.chunk_ids) for record in group.records) <= 32 for group in groups)
+    assert limits.group_chunks == 256
+    assert all(sum(len(record.chunk_ids) for record in group.records) <= 256 for group in groups)
     waves = list(cut_waves(item_groups([item(0, 1)], limits), groups, limits))
     assert [
         record.doc_id for wave in waves for group in wave if isinstance(group, RecordGroup) for record in group.records
