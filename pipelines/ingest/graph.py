@@ -10,6 +10,7 @@ the graph's last single step. The encode and load steps take one unit at a time:
 from __future__ import annotations
 
 import logging
+import pickle
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -26,9 +27,18 @@ from pipelines.ingest.reading import Group, prepare
 from pipelines.ingest.shared import Shared, shared_by
 from pipelines.state.chunks import ChunkRow
 
-Unit = tuple[ChunkRow, ...]
 _OUTCOMES = "outcomes"
 _KNOWN = "known"
+
+
+def pack(value: object) -> bytes:
+    """What passes between stages, as bytes: Beam would pickle every row by itself, at every stage."""
+    return pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def unpack(data: bytes) -> Any:
+    """The value again. Only a stage of the same run has packed it."""
+    return pickle.loads(data)  # noqa: S301
 
 
 class Step(beam.DoFn):
@@ -70,8 +80,7 @@ class Prepare(Step):
         if shared.stop:
             return
         chunked = prepare(element, shared.wave, shared.read)
-        # One element for all of them: Beam pickles each element by itself, several times.
-        yield beam.pvalue.TaggedOutput(_OUTCOMES, (*chunked.documents, *chunked.letters))
+        yield beam.pvalue.TaggedOutput(_OUTCOMES, pack((*chunked.documents, *chunked.letters)))
         if chunked.rows:
             yield chunked.rows
 
@@ -85,36 +94,39 @@ class FindKnown(Step):
             tokens = sum(shared.limits.tokens_of(row) for row in known.rows)
             shared.totals.reused(tokens)
             shared.progress.reused(tokens, sum(len(row.chunk.encoded_text.encode()) for row in known.rows))
-            yield beam.pvalue.TaggedOutput(_KNOWN, known)
-        yield from cut_units(new, shared.limits)
+            yield beam.pvalue.TaggedOutput(_KNOWN, pack(known))
+        yield from map(pack, cut_units(new, shared.limits))
 
 
 class EncodeUnit(Step):
     """Unit -> lake file -> reference."""
 
-    def work(self, element: Unit, shared: Shared) -> Iterable[Reference]:
+    def work(self, element: bytes, shared: Shared) -> Iterable[bytes]:
         if shared.stop:
             return
         shared.load.before_write()
-        encoded = encode_unit(element, shared.encode)
+        unit: tuple[ChunkRow, ...] = unpack(element)
+        encoded = encode_unit(unit, shared.encode)
         shared.totals.encoded(encoded.tokens, encoded.seconds)
-        yield encoded.reference
+        yield pack(encoded.reference)
 
 
 class LoadReference(Step):
     """Reference -> rows in the stores -> acknowledgements."""
 
-    def work(self, element: Reference, shared: Shared) -> Iterable[tuple[Outcome, ...]]:
+    def work(self, element: bytes, shared: Shared) -> Iterable[bytes]:
         if shared.error is None:
-            yield (load(element, shared.load),)
+            reference: Reference = unpack(element)
+            yield pack((load(reference, shared.load),))
 
 
 class CommitWave(Step):
     """All outcomes of a wave -> manifest delta."""
 
-    def work(self, element: tuple[None, Iterable[tuple[Outcome, ...]]], shared: Shared) -> Iterable[None]:
+    def work(self, element: tuple[None, Iterable[bytes]], shared: Shared) -> Iterable[None]:
+        outcomes: Iterable[Outcome] = chain.from_iterable(map(unpack, element[1]))
         if shared.committed is None:  # a bundle may run twice; a wave is committed once
-            shared.committed = commit_wave(shared.wave, chain.from_iterable(element[1]), shared.commit)
+            shared.committed = commit_wave(shared.wave, outcomes, shared.commit)
         return ()
 
 

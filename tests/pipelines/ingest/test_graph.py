@@ -63,7 +63,7 @@ def test_a_step_outside_of_a_run_says_so() -> None:
     with pytest.raises(KeyError):
         EncodeUnit("no run").setup()
     with pytest.raises(RuntimeError, match="setup"):
-        next(EncodeUnit("no run").process(()))
+        next(EncodeUnit("no run").process(b""))
 
 
 @pytest.mark.parametrize(("before", "inside"), [(logging.NOTSET, logging.ERROR), (logging.DEBUG, logging.DEBUG)])

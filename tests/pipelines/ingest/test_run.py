@@ -306,7 +306,7 @@ def test_no_room_before_a_wave_says_what_is_needed_and_keeps_what_is_there(proje
 def test_a_disk_that_fills_up_in_the_middle_keeps_what_was_committed(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project.write_many(400)
+    project.write_many(200)
     calls = 0
 
     def fail_late(folder: Path, needed: int) -> None:
@@ -321,12 +321,12 @@ def test_a_disk_that_fills_up_in_the_middle_keeps_what_was_committed(
     monkeypatch.undo()
 
     committed = len(project.records())
-    assert 0 < committed < 400
+    assert 0 < committed < 200
     failed = RunFolder(project.paths, 1).read_report()
     assert failed is not None
     assert failed["error"]["code"] == "disk-full"
     report = project.ingest()
-    assert report.documents.new == 400 - committed
+    assert report.documents.new == 200 - committed
     assert report.documents.unchanged == committed
     project.check_agreement()
 
@@ -376,7 +376,7 @@ def test_bundles_that_run_twice_change_nothing(project: Project) -> None:
 
 
 def test_waves_are_bounded_and_each_is_committed(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    project.write_many(300, paragraphs=6)
+    project.write_many(150, paragraphs=6)
     sizes: list[int] = []
 
     class Watching(NoProgress):
@@ -387,7 +387,7 @@ def test_waves_are_bounded_and_each_is_committed(project: Project, monkeypatch: 
     ingest(project.config, project.base, Watching())
     assert len(sizes) >= 2
     assert sizes == sorted(set(sizes))
-    assert sizes[-1] == 300
+    assert sizes[-1] == 150
 
 
 def test_a_stop_finishes_the_running_unit_and_commits_what_is_finished(
@@ -396,7 +396,7 @@ def test_a_stop_finishes_the_running_unit_and_commits_what_is_finished(
     project.write_many(2)
     project.ingest()
     (project.docs / "d001.md").unlink()
-    for number in range(2, 300):
+    for number in range(2, 100):
         project.write(f"d{number:03}.md", document(number))
 
     class Stopping(NoProgress):
@@ -413,11 +413,11 @@ def test_a_stop_finishes_the_running_unit_and_commits_what_is_finished(
     report = ingest(project.config, project.base, Stopping())
 
     assert report.exit_code is ExitCode.TERMINATED
-    assert 0 < report.documents.new < 298
-    assert report.documents.pending == 298 - report.documents.new
+    assert 0 < report.documents.new < 98
+    assert report.documents.pending == 98 - report.documents.new
     assert report.documents.gone == 0
     assert "d001.md" in project.records()
     project.check_agreement()
     rest = project.ingest()
-    assert (rest.documents.new, rest.documents.gone) == (298 - report.documents.new, 1)
+    assert (rest.documents.new, rest.documents.gone) == (98 - report.documents.new, 1)
     project.check_agreement()
