@@ -175,12 +175,11 @@ class Encoder:
         return _Part(indices, lengths, dense, lexical, multi)
 
     def _pool_lexical(self, packed: torch.Tensor, counts: torch.Tensor, weights: torch.Tensor) -> LexicalBatch:
-        special = self.tokenizer.special
         return pool_token_weights(
             rows=np.repeat(np.arange(len(counts), dtype=np.int64), counts.numpy()),
             token_ids=packed.numpy(),
             weights=weights.numpy(),
-            dropped_ids=np.array([special.cls, special.eos, special.pad, special.unk], dtype=np.int64),
+            dropped_ids=np.array(self.tokenizer.special.weightless, dtype=np.int64),
             texts=len(counts),
         )
 

@@ -20,18 +20,6 @@ class ExitCode(IntEnum):
     TERMINATED = 143
 
 
-# Where several outcomes hold, the first of these wins.
-EXIT_PRECEDENCE = (
-    ExitCode.INTERNAL,
-    ExitCode.USAGE,
-    ExitCode.LOCKED,
-    ExitCode.REFUSED,
-    ExitCode.UNREACHABLE,
-    ExitCode.PENDING,
-    ExitCode.DEAD_LETTERS,
-)
-
-
 class M3Error(Exception):
     """Base of every error that a user may see.
 

@@ -25,6 +25,11 @@ class SpecialIds:
     pad: int
     unk: int
 
+    @property
+    def weightless(self) -> tuple[int, ...]:
+        """All of them. (`<mask>` is not dropped, as in the reference.)"""
+        return self.cls, self.eos, self.pad, self.unk
+
 
 @dataclass(frozen=True)
 class TextTokenizer:

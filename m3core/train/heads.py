@@ -255,8 +255,7 @@ def main(arguments: Sequence[str]) -> None:
     pairs = read_pairs(options.data, plan.sample)
     _say(f"{len(pairs):,} pairs in {len({pair.group for pair in pairs})} groups")
     queries, passages = _states(encoder, pairs, plan, options.states)
-    special = encoder.tokenizer.special
-    dropped = torch.tensor([special.cls, special.eos, special.pad, special.unk])
+    dropped = torch.tensor(encoder.tokenizer.special.weightless)
     sparse, multi, history = train_heads(queries, passages, pairs, dropped, plan)
     save_heads(options.out, sparse, multi)
     trained = replace(

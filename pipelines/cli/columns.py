@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from m3core.config.model import RESERVED_FIELDS, FieldKind
+from pipelines.ingest.values import field_kind
 
 # Usual names, most telling first.
 _ID_NAMES = ("doc_id", "id", "_id", "docid", "document_id", "uuid", "key", "slug", "url", "path", "name")
@@ -81,21 +82,7 @@ def _fields(rows: Sequence[Mapping[str, Any]], names: Collection[str]) -> dict[s
 
 def _kinds(rows: Sequence[Mapping[str, Any]], name: str) -> set[FieldKind | None]:
     """Types of the values that are there; None stands for one that no field has."""
-    return {_kind(row[name]) for row in rows if row.get(name) not in (None, [], ())}
-
-
-def _kind(value: object) -> FieldKind | None:
-    if isinstance(value, bool):
-        return "boolean"
-    if isinstance(value, str):
-        return "string"
-    if isinstance(value, int):
-        return "integer"
-    if isinstance(value, float):
-        return "number"
-    if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
-        return "strings"
-    return None
+    return {field_kind(row[name]) for row in rows if row.get(name) not in (None, [], ())}
 
 
 def _mean_length(rows: Sequence[Mapping[str, Any]], name: str) -> float:

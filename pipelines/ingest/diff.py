@@ -207,7 +207,3 @@ def _database(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         yield database
     finally:
         database.close()
-
-
-def _quoted(path: Path) -> str:
-    return str(path).replace("'", "''")

@@ -47,7 +47,7 @@ def current(state: CollectionState | None) -> Generation | None:
     """The generation that runs write: the live one, or the first one while it is being built."""
     if state is None or not state.generations:
         return None
-    return state.generation(state.live) if state.live is not None else state.generations[-1]
+    return state.live_generation or state.generations[-1]
 
 
 def check_fits(generation: Generation, build: Build, config: Config) -> None:

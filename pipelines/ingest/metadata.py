@@ -10,7 +10,7 @@ from typing import Any
 from m3core.config.model import RESERVED_FIELDS, FieldKind
 from m3core.errors import DocumentError
 from m3core.types import Metadata, MetadataValue
-from pipelines.ingest.values import check_characters, kind_of, parse_json, short_string
+from pipelines.ingest.values import check_characters, field_kind, kind_of, parse_json, short_string
 
 MAX_METADATA_KEY = 128
 MAX_METADATA_BYTES = 64 << 10
@@ -67,7 +67,7 @@ def _metadata_value(name: str, value: object, kind: FieldKind | None) -> Metadat
     kept = _plain_value(name, value)
     if kind == "number" and isinstance(kept, int) and not isinstance(kept, bool):
         return float(kept)
-    if kind is not None and _value_kind(kept) != kind:
+    if kind is not None and field_kind(kept) != kind:
         raise DocumentError(
             f"metadata field {name!r} is {kind_of(value)}; it is declared as {kind}",
             "correct the value or the declaration",
@@ -97,13 +97,3 @@ def _plain_value(name: str, value: object) -> MetadataValue:
         f"metadata field {name!r} is {kind_of(value)}; a string, number, boolean or list of strings is needed",
         "flatten or leave out the field",
     )
-
-
-def _value_kind(value: MetadataValue) -> FieldKind:
-    if isinstance(value, bool):
-        return "boolean"
-    if isinstance(value, str):
-        return "string"
-    if isinstance(value, int):
-        return "integer"
-    return "number" if isinstance(value, float) else "strings"

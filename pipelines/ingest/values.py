@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any
 
+from m3core.config.model import FieldKind
 from m3core.errors import DocumentError
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -72,3 +73,18 @@ def kind_of(value: object) -> str:
         return "a boolean"
     names = {str: "a string", int: "an integer", float: "a number", list: "a list", tuple: "a list", dict: "an object"}
     return "null" if value is None else names.get(type(value), f"a {type(value).__name__}")
+
+
+def field_kind(value: object) -> FieldKind | None:
+    """The type under which a metadata field with this value is declared; None if no field can hold it."""
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, str):
+        return "string"
+    if isinstance(value, int):
+        return "integer"
+    if isinstance(value, float):
+        return "number"
+    if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
+        return "strings"
+    return None

@@ -96,9 +96,10 @@ class LiveGeneration:
     def _generation(self) -> Generation:
         state = read_collection(self._paths)
         name = self._config.collection.name
-        if state is None or state.live is None:
+        live = None if state is None else state.live_generation
+        if live is None:
             raise UsageError(f"collection {name!r} has nothing to search yet: no run was finished", "m3 ingest")
-        return state.generation(state.live)
+        return live
 
     async def _open(self, generation: Generation) -> dict[str, Searcher]:
         searchers: dict[str, Searcher] = {}
