@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from m3core.errors import ModelError
+from m3core.errors import ModelError, UsageError
 from m3core.fusion import BUILT_IN_PRESETS, Weights
 from m3core.layout import MULTI_HEAD, WEIGHT_FILES
 
 _MAX_JSON_BYTES = 1 << 20
+# MCLS (M3-Embedding, section 3.4): one cls in front of each 256 tokens of text.
+MCLS_STRIDE = 257
 _REFETCH = "fetch the model folder again, or name another one"
 # XLM-RoBERTa numbers positions from padding_idx + 1; BERT from 0.
 _POSITION_OFFSET = {"bert": 0, "xlm-roberta": 2}
@@ -46,13 +48,14 @@ class Architecture:
 class ModelSpec:
     """Everything about a model that the rest of the product asks, without its weights.
 
-    `max_length` counts all tokens that the backbone reads, specials and prefix included.
+    `max_length` counts all tokens that the backbone reads, specials and prefix included. `pooling` is never `mcls` in a
+    file: it is chosen when the model is loaded.
     """
 
     name: str
     folder: Path
     architecture: Architecture
-    pooling: Literal["cls", "mean"]
+    pooling: Literal["cls", "mean", "mcls"]
     max_length: int
     multi_dim: int
     query_prefix: str = ""
@@ -63,6 +66,11 @@ class ModelSpec:
     def dense_dim(self) -> int:
         """Width of the dense vector."""
         return self.architecture.hidden
+
+    @property
+    def cls_stride(self) -> int | None:
+        """Every so many tokens a cls stands in a text; None: only at its start."""
+        return MCLS_STRIDE if self.pooling == "mcls" else None
 
     @property
     def weights_file(self) -> Path:
@@ -77,10 +85,11 @@ class ModelSpec:
         return self.query_prefix if kind == "query" else self.passage_prefix
 
 
-def read_spec(folder: Path, name: str | None = None) -> ModelSpec:
-    """Read a model folder's settings.
+def read_spec(folder: Path, name: str | None = None, long_pooling: str | None = None) -> ModelSpec:
+    """Read a model folder's settings. `long_pooling` is None, or mcls for a model that pools cls.
 
-    Raises ModelError if the folder is not a model, its architecture is not known or a setting is malformed.
+    Raises ModelError if the folder is not a model, its architecture is not known or a setting is malformed, UsageError
+    if the model cannot have that `long_pooling`.
     """
     if not folder.is_dir():
         raise ModelError(f"model folder {folder} is not there", "give a folder, m3-small, or a hub id with a revision")
@@ -92,13 +101,25 @@ def read_spec(folder: Path, name: str | None = None) -> ModelSpec:
         name=name or folder.name,
         folder=folder,
         architecture=architecture,
-        pooling=_pooling(folder),
+        pooling=_long_pooling(_pooling(folder), long_pooling),
         max_length=_max_length(folder, architecture),
         multi_dim=_multi_dim(folder, extras),
         query_prefix=_text(folder, prompts, "query"),
         passage_prefix=_text(folder, prompts, "passage"),
         presets=_presets(folder, extras),
     )
+
+
+def _long_pooling(pooling: Literal["cls", "mean"], wanted: str | None) -> Literal["cls", "mean", "mcls"]:
+    if wanted is None:
+        return pooling
+    if wanted != "mcls" or pooling != "cls":
+        raise UsageError(
+            f"long_pooling {wanted!r} with a model that pools {pooling}: only mcls is known, and only for models that "
+            "pool cls",
+            "leave long_pooling out",
+        )
+    return "mcls"
 
 
 def _read_json(folder: Path, name: str, *, required: bool = False) -> dict[str, Any]:

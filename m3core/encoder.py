@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -11,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from m3core.batching import token_budget_batches
+from m3core.batching import TokenBudget, forward_all
 from m3core.checkpoint import ModelSpec, read_spec
-from m3core.errors import ModelError, UsageError
+from m3core.errors import EncodeMemoryError, ModelError, UsageError
 from m3core.fingerprint import encoder_fingerprint
 from m3core.heads import Linear, read_head
 from m3core.layout import MULTI_HEAD, SPARSE_HEAD
@@ -21,11 +22,13 @@ from m3core.lexical import pool_token_weights
 from m3core.model import (
     Backbone,
     check_head,
+    cls_places,
     dense_vectors,
     load_backbone,
     token_vectors,
     token_weights,
 )
+from m3core.precision import EXACT, Execution, choose_execution
 from m3core.tokenize import TextTokenizer
 from m3core.types import (
     ALL_SIGNALS,
@@ -46,11 +49,24 @@ QUERY_MAX_LENGTH = 512
 
 
 @dataclass(frozen=True)
+class _Tokens:
+    """Token ids of some texts, at most the limit of each, and which were cut."""
+
+    ids: list[list[int]]
+    truncated: list[bool]
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        return [len(row) for row in self.ids]
+
+
+@dataclass(frozen=True)
 class _Part:
-    """Results of one batch, in the order of its texts; `lengths` counts tokens."""
+    """Results of one batch, in the order of its texts; `vectors` counts the multi-vectors of each."""
 
     indices: list[int]
-    lengths: list[int]
+    tokens: int
+    vectors: list[int]
     dense: Float32Array | None
     lexical: LexicalBatch | None
     multi: Float32Array | None
@@ -66,6 +82,8 @@ class Encoder:
     backbone: Backbone
     sparse_head: Linear | None
     multi_head: Linear | None
+    execution: Execution = EXACT
+    budget: TokenBudget = field(default_factory=TokenBudget, compare=False)
 
     @classmethod
     def load(
@@ -75,14 +93,20 @@ class Encoder:
         revision: str | None = None,
         signals: Collection[Signal] = ALL_SIGNALS,
         threads: int | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        long_pooling: str | None = None,
     ) -> Encoder:
         """Load `m3-small`, a model folder, or a hub id with its 40-hex revision.
 
+        `device` is auto, cpu, cuda or cuda:N; `precision` auto, float32, bfloat16 or float16 (m3core.precision).
+        `long_pooling="mcls"` puts a cls in front of every 256 tokens and averages them, for models that pool cls.
         Raises ModelError if a head for one of `signals` is missing or a file is malformed; nothing is ever made up.
         """
         if threads is not None:
             torch.set_num_threads(threads)
-        spec = read_spec(resolve_model(str(name), revision), str(name))
+        spec = read_spec(resolve_model(str(name), revision), str(name), long_pooling)
+        execution = choose_execution(device, precision)
         tokenizer = TextTokenizer.load(spec.folder)
         if tokenizer.vocabulary_size > spec.architecture.vocabulary:
             raise ModelError(
@@ -96,9 +120,10 @@ class Encoder:
             spec=spec,
             signals=tuple(signal for signal in ALL_SIGNALS if signal in signals),
             tokenizer=tokenizer,
-            backbone=load_backbone(spec),
-            sparse_head=lexical and check_head(lexical, SPARSE_HEAD, spec, 1),
-            multi_head=multi and check_head(multi, MULTI_HEAD, spec, spec.multi_dim),
+            backbone=load_backbone(spec).on(execution),
+            sparse_head=lexical and check_head(lexical, SPARSE_HEAD, spec, 1).on(execution.device),
+            multi_head=multi and check_head(multi, MULTI_HEAD, spec, spec.multi_dim).on(execution.device),
+            execution=execution,
         )
 
     @cached_property
@@ -115,25 +140,11 @@ class Encoder:
     ) -> Encoded:
         """Encode texts; results are in their order. `progress` is told the tokens of each finished batch.
 
-        A text longer than the model reads is cut (its eos stays) and marked in `truncated`.
+        A text longer than the model reads is cut (its eos stays) and marked in `truncated`. Raises UsageError, naming
+        its place, for what is no text; EncodeMemoryError, after all others are done, if texts do not fit in memory even
+        alone: it names them and holds the rest.
         """
-        if kind not in ("query", "passage"):
-            raise UsageError(f"kind {kind!r} is neither query nor passage", "encode(texts, kind='query' or 'passage')")
-        limit = min(QUERY_MAX_LENGTH, self.spec.max_length) if kind == "query" else self.spec.max_length
-        token_ids, truncated = self.tokenizer.encode(texts, self.spec.prefix(kind), limit)
-        lengths = [len(ids) for ids in token_ids]
-        parts: list[_Part] = []
-        for indices in token_budget_batches(lengths, batch_tokens):
-            parts.append(self._forward(indices, [token_ids[index] for index in indices]))
-            if progress is not None:
-                progress(sum(parts[-1].lengths))
-        return Encoded(
-            dense=_gather_dense(parts, len(texts)) if Signal.DENSE in self.signals else None,
-            lexical=_gather_lexical(parts, len(texts)) if Signal.LEXICAL in self.signals else None,
-            multi=_gather_multi(parts, lengths, self.spec.multi_dim) if Signal.MULTI in self.signals else None,
-            token_counts=np.asarray(lengths, dtype=np.int32),
-            truncated=np.asarray(truncated, dtype=np.bool_),
-        )
+        return self._encode(self._tokenize(texts, kind), batch_tokens, progress)
 
     def stream(
         self,
@@ -142,10 +153,46 @@ class Encoder:
         window: int = 512,
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
     ) -> Iterator[Encoded]:
-        """Encode any number of texts, `window` of them at a time: memory stays flat. Results are in order."""
+        """Encode any number of texts, `window` of them at a time: memory stays flat. Results are in order.
+
+        A thread tokenizes the next window while this one is in the model.
+        """
         source = iter(texts)
-        while part := list(islice(source, window)):
-            yield self.encode(part, kind, batch_tokens)
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="m3-tokenize") as ahead:
+            waiting = ahead.submit(self._tokenize, list(islice(source, window)), kind)
+            while (tokens := waiting.result()).ids:
+                waiting = ahead.submit(self._tokenize, list(islice(source, window)), kind)
+                yield self._encode(tokens, batch_tokens, None)
+
+    def _tokenize(self, texts: Sequence[str], kind: TextKind) -> _Tokens:
+        if kind not in ("query", "passage"):
+            raise UsageError(f"kind {kind!r} is neither query nor passage", "encode(texts, kind='query' or 'passage')")
+        limit = min(QUERY_MAX_LENGTH, self.spec.max_length) if kind == "query" else self.spec.max_length
+        for index, text in enumerate(texts):
+            _check_text(index, text)
+        return _Tokens(*self.tokenizer.encode(texts, self.spec.prefix(kind), limit, self.spec.cls_stride))
+
+    def _encode(self, tokens: _Tokens, batch_tokens: int, progress: Callable[[int], None] | None) -> Encoded:
+        def forward(indices: list[int]) -> _Part:
+            part = self._forward(indices, [tokens.ids[index] for index in indices])
+            if progress is not None:
+                progress(part.tokens)
+            return part
+
+        parts, alone = forward_all(tokens.lengths, batch_tokens, self.budget, forward)
+        encoded = Encoded(
+            dense=_gather_dense(parts, len(tokens.ids), self.spec.dense_dim) if self._gives(Signal.DENSE) else None,
+            lexical=_gather_lexical(parts, len(tokens.ids)) if self._gives(Signal.LEXICAL) else None,
+            multi=_gather_multi(parts, len(tokens.ids), self.spec.multi_dim) if self._gives(Signal.MULTI) else None,
+            token_counts=np.asarray(tokens.lengths, dtype=np.int32),
+            truncated=np.asarray(tokens.truncated, dtype=np.bool_),
+        )
+        if alone:
+            raise EncodeMemoryError(sorted(alone), [tokens.lengths[index] for index in sorted(alone)], encoded)
+        return encoded
+
+    def _gives(self, signal: Signal) -> bool:
+        return signal in self.signals
 
     def encode_query(self, text: str) -> QueryVectors:
         """Encode one query."""
@@ -161,18 +208,25 @@ class Encoder:
     @torch.inference_mode()
     def _forward(self, indices: list[int], token_ids: list[list[int]]) -> _Part:
         lengths = [len(ids) for ids in token_ids]
+        device = self.execution.device
         packed = torch.tensor([token for ids in token_ids for token in ids], dtype=torch.int64)
-        states = self.backbone(packed, lengths)
+        states = self.backbone(packed.to(device), lengths).float()
         counts = torch.tensor(lengths)
         starts = counts.cumsum(0) - counts
+        dropped = torch.zeros(len(packed), dtype=torch.bool)
+        dropped[starts] = True
+        if self.spec.pooling == "mcls":
+            dropped |= cls_places(starts, counts)
         dense = lexical = multi = None
-        if Signal.DENSE in self.signals:
-            dense = dense_vectors(states, starts, counts, self.spec.pooling).numpy()
+        if self._gives(Signal.DENSE):
+            dense = dense_vectors(states, starts.to(device), counts.to(device), self.spec.pooling).cpu().numpy()
         if self.sparse_head is not None:
-            lexical = self._pool_lexical(packed, counts, token_weights(states, self.sparse_head))
+            lexical = self._pool_lexical(packed, counts, token_weights(states, self.sparse_head).cpu())
         if self.multi_head is not None:
-            multi = token_vectors(states, starts, self.multi_head).numpy()
-        return _Part(indices, lengths, dense, lexical, multi)
+            multi = token_vectors(states, dropped.to(device), self.multi_head).cpu().numpy()
+        rows = torch.repeat_interleave(torch.arange(len(lengths)), counts)
+        vectors = torch.bincount(rows[~dropped], minlength=len(lengths)).tolist()
+        return _Part(indices, len(packed), vectors, dense, lexical, multi)
 
     def _pool_lexical(self, packed: torch.Tensor, counts: torch.Tensor, weights: torch.Tensor) -> LexicalBatch:
         return pool_token_weights(
@@ -182,6 +236,17 @@ class Encoder:
             dropped_ids=np.array(self.tokenizer.special.weightless, dtype=np.int64),
             texts=len(counts),
         )
+
+
+def _check_text(index: int, text: str) -> None:
+    if not isinstance(text, str):
+        raise UsageError(f"text {index} is a {type(text).__name__}, not a str", "give texts")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"text {index} has a lone surrogate at {error.start}, which is no character", "replace or remove it"
+        ) from None
 
 
 def stored_vectors(encoded: Encoded) -> list[ChunkVectors]:
@@ -208,13 +273,10 @@ _NO_IDS = np.zeros(0, dtype=np.uint32)
 _NO_WEIGHTS = np.zeros(0, dtype=np.float32)
 
 
-def _gather_dense(parts: Sequence[_Part], texts: int) -> Float32Array:
-    dense = [part.dense for part in parts if part.dense is not None]
-    if not dense:
-        return np.zeros((texts, 0), dtype=np.float32)
-    gathered = np.empty((texts, dense[0].shape[1]), dtype=np.float32)
-    for part, vectors in zip(parts, dense, strict=True):
-        gathered[part.indices] = vectors
+def _gather_dense(parts: Sequence[_Part], texts: int, width: int) -> Float32Array:
+    gathered = np.zeros((texts, width), dtype=np.float32)
+    for part in parts:
+        gathered[part.indices] = part.dense
     return gathered
 
 
@@ -232,16 +294,18 @@ def _gather_lexical(parts: Sequence[_Part], texts: int) -> LexicalBatch:
     )
 
 
-def _gather_multi(parts: Sequence[_Part], lengths: Sequence[int], width: int) -> MultiBatch:
-    offsets = _cumulative(np.asarray(lengths, dtype=np.int64) - 1)
+def _gather_multi(parts: Sequence[_Part], texts: int, width: int) -> MultiBatch:
+    counts = np.zeros(texts, dtype=np.int64)
+    for part in parts:
+        counts[part.indices] = part.vectors
+    offsets = _cumulative(counts)
     values = np.empty((int(offsets[-1]), width), dtype=np.float32)
     for part in parts:
-        if part.multi is None:
-            continue
         start = 0
-        for index, length in zip(part.indices, part.lengths, strict=True):
-            values[offsets[index] : offsets[index + 1]] = part.multi[start : start + length - 1]
-            start += length - 1
+        for index, vectors in zip(part.indices, part.vectors, strict=True):
+            if part.multi is not None:
+                values[offsets[index] : offsets[index + 1]] = part.multi[start : start + vectors]
+            start += vectors
     return MultiBatch(offsets, values)
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from m3core.types import Encoded
 
 
 class ExitCode(IntEnum):
@@ -69,6 +74,33 @@ class ModelError(M3Error):
 
     code = "model"
     exit_code = ExitCode.USAGE
+
+
+class TrainingError(M3Error):
+    """A training run cannot go on, or its data cannot be used."""
+
+    code = "training"
+    exit_code = ExitCode.USAGE
+
+
+class EncodeMemoryError(M3Error):
+    """Texts that do not fit in the device's memory even alone.
+
+    `indices` are their places; `encoded` holds the results of all others, with empty rows (dense zero) for these.
+    """
+
+    code = "encode-memory"
+    exit_code = ExitCode.INTERNAL
+
+    def __init__(self, indices: Sequence[int], tokens: Sequence[int], encoded: Encoded) -> None:
+        first = f"text {indices[0]} ({tokens[0]:,} tokens)"
+        rest = f" and {len(indices) - 1} more" if len(indices) > 1 else ""
+        super().__init__(
+            f"{first}{rest}: one text alone does not fit in the device's memory",
+            "lower chunking.max_tokens, or use a device with more memory",
+        )
+        self.indices = tuple(indices)
+        self.encoded = encoded
 
 
 class DocumentError(M3Error):

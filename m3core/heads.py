@@ -26,6 +26,10 @@ class Linear:
     def __call__(self, states: Tensor) -> Tensor:
         return functional.linear(states, self.weight, self.bias)
 
+    def on(self, device: str) -> Linear:
+        """The same layer on another device."""
+        return Linear(self.weight.to(device), self.bias.to(device))
+
 
 def read_head(folder: Path, name: str) -> Linear:
     """One head (`sparse_linear.pt` or `colbert_linear.pt`) in float32.

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from m3core.checkpoint import Architecture, ModelSpec
+from m3core.checkpoint import MCLS_STRIDE, Architecture, ModelSpec
 from m3core.errors import ModelError
 from m3core.heads import Linear, load_state_dict
+from m3core.precision import Execution
 
 _REFETCH = "fetch the model folder again, or name another one"
 
@@ -64,10 +65,48 @@ class Backbone:
 
     def __call__(self, token_ids: Tensor, lengths: Sequence[int]) -> Tensor:
         """`token_ids` `[P]` are the texts one after another; `lengths` must come in runs of equal length."""
+        return self.blocks(self.embed(token_ids, lengths), lengths, slice(None))
+
+    def embed(self, token_ids: Tensor, lengths: Sequence[int]) -> Tensor:
+        """States before the first block, `[P, H]`."""
         offset = self.architecture.position_offset
         positions = torch.cat([torch.arange(offset, offset + length) for length in lengths]).to(token_ids.device)
-        states = self.norm(self.words[token_ids] + self.positions[positions] + self.types[0])
-        for layer in self.layers:
+        return self.norm(self.words[token_ids] + self.positions[positions] + self.types[0])
+
+    def on(self, execution: Execution) -> Backbone:
+        """The same weights on another device, in another precision."""
+
+        def tensor(values: Tensor) -> Tensor:
+            return values.to(execution.device, execution.dtype)
+
+        def linear(layer: Linear) -> Linear:
+            return Linear(tensor(layer.weight), tensor(layer.bias))
+
+        def norm(layer: Norm) -> Norm:
+            return Norm(tensor(layer.weight), tensor(layer.bias), layer.eps)
+
+        return Backbone(
+            architecture=self.architecture,
+            words=tensor(self.words),
+            positions=tensor(self.positions),
+            types=tensor(self.types),
+            norm=norm(self.norm),
+            layers=tuple(
+                Layer(
+                    qkv=linear(layer.qkv),
+                    attended=linear(layer.attended),
+                    attended_norm=norm(layer.attended_norm),
+                    up=linear(layer.up),
+                    down=linear(layer.down),
+                    down_norm=norm(layer.down_norm),
+                )
+                for layer in self.layers
+            ),
+        )
+
+    def blocks(self, states: Tensor, lengths: Sequence[int], part: slice) -> Tensor:
+        """Run some of the blocks, in order, over packed states `[P, H]`."""
+        for layer in self.layers[part]:
             states = layer(states, lengths, self.architecture.heads)
         return states
 
@@ -75,17 +114,15 @@ class Backbone:
 def _attention(qkv: Tensor, lengths: Sequence[int], heads: int) -> Tensor:
     """Softmax attention within each text; `qkv` `[P, 3H]` -> `[P, H]`."""
     hidden = qkv.shape[1] // 3
-    mixed = torch.empty(qkv.shape[0], hidden, dtype=qkv.dtype, device=qkv.device)
-    start = 0
-    for length, run in groupby(lengths):
-        texts = sum(1 for _ in run)
-        stop = start + length * texts
+    runs = [(length, sum(1 for _ in run)) for length, run in groupby(lengths)]
+    mixed = []
+    # Split and cat, not slices of one buffer: their gradients are one copy each.
+    for (length, texts), part in zip(runs, torch.split(qkv, [length * texts for length, texts in runs]), strict=True):
         # [n, S, 3, heads, d] -> 3 x [n, heads, S, d]
-        q, k, v = qkv[start:stop].view(texts, length, 3, heads, hidden // heads).permute(2, 0, 3, 1, 4)
+        q, k, v = part.view(texts, length, 3, heads, hidden // heads).permute(2, 0, 3, 1, 4)
         out = functional.scaled_dot_product_attention(q, k, v)
-        mixed[start:stop].view(texts, length, heads, hidden // heads).copy_(out.transpose(1, 2))
-        start = stop
-    return mixed
+        mixed.append(out.transpose(1, 2).reshape(texts * length, hidden))
+    return torch.cat(mixed)
 
 
 def load_backbone(spec: ModelSpec) -> Backbone:
@@ -172,14 +209,27 @@ def check_head(head: Linear, name: str, spec: ModelSpec, outputs: int) -> Linear
 
 
 def dense_vectors(states: Tensor, starts: Tensor, lengths: Tensor, pooling: str) -> Tensor:
-    """Pool packed states `[P, H]` to `[N, H]` (first token, or mean over all tokens) and scale to norm 1."""
+    """Pool packed states `[P, H]` to `[N, H]` and scale to norm 1.
+
+    `cls`: the first token. `mean`: all tokens. `mcls`: the mean of all cls tokens (M3-Embedding, section 3.4), which
+    stand at every MCLS_STRIDE-th place of a text.
+    """
     if pooling == "cls":
-        pooled = states[starts]
-    else:
-        rows = torch.repeat_interleave(torch.arange(len(lengths), device=states.device), lengths)
-        sums = torch.zeros(len(lengths), states.shape[1], dtype=states.dtype, device=states.device)
-        pooled = sums.index_add_(0, rows, states) / lengths[:, None]
-    return functional.normalize(pooled, dim=-1)
+        return functional.normalize(states[starts], dim=-1)
+    weights = torch.ones(len(states), dtype=states.dtype, device=states.device)
+    if pooling == "mcls":
+        weights = cls_places(starts, lengths).to(states.dtype)
+    rows = torch.repeat_interleave(torch.arange(len(lengths), device=states.device), lengths)
+    sums = torch.zeros(len(lengths), states.shape[1], dtype=states.dtype, device=states.device)
+    counts = torch.zeros(len(lengths), dtype=states.dtype, device=states.device).index_add_(0, rows, weights)
+    return functional.normalize(sums.index_add_(0, rows, states * weights[:, None]) / counts[:, None], dim=-1)
+
+
+def cls_places(starts: Tensor, lengths: Tensor) -> Tensor:
+    """Which packed positions hold a cls of MCLS, bool `[P]`. A text's last token is its eos, never a cls."""
+    place = torch.arange(int(lengths.sum()), device=starts.device) - torch.repeat_interleave(starts, lengths)
+    last = torch.repeat_interleave(lengths - 1, lengths)
+    return (place % MCLS_STRIDE == 0) & (place != last)
 
 
 def token_weights(states: Tensor, head: Linear) -> Tensor:
@@ -187,8 +237,6 @@ def token_weights(states: Tensor, head: Linear) -> Tensor:
     return torch.relu(head(states)).squeeze(-1)
 
 
-def token_vectors(states: Tensor, starts: Tensor, head: Linear) -> Tensor:
-    """Multi-vectors of packed states: the first token of each text dropped, linear, norm 1, `[P - N, D']`."""
-    keep = torch.ones(states.shape[0], dtype=torch.bool, device=states.device)
-    keep[starts] = False
-    return functional.normalize(head(states[keep]), dim=-1)
+def token_vectors(states: Tensor, dropped: Tensor, head: Linear) -> Tensor:
+    """Multi-vectors of packed states but the `dropped` ones (bool `[P]`): linear, norm 1, `[P - dropped, D']`."""
+    return functional.normalize(head(states[~dropped]), dim=-1)

@@ -77,16 +77,18 @@ class TextTokenizer:
         """Number of ids, added tokens included."""
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
-    def encode(self, texts: Sequence[str], prefix: str, max_length: int) -> tuple[list[list[int]], list[bool]]:
+    def encode(
+        self, texts: Sequence[str], prefix: str, max_length: int, cls_stride: int | None = None
+    ) -> tuple[list[list[int]], list[bool]]:
         """Token ids of prefix + text with cls and eos, at most `max_length` of them, and whether each was cut.
 
-        Truncation keeps the closing eos.
+        Truncation keeps the closing eos. With `cls_stride` every `cls_stride`-th token is a cls put in between (MCLS).
         """
         encodings = self._tokenizer.encode_batch_fast([prefix + text for text in texts])
         rows: list[list[int]] = []
         truncated: list[bool] = []
         for encoding in encodings:
-            ids = encoding.ids
+            ids = encoding.ids if cls_stride is None else _with_cls(encoding.ids, cls_stride)
             truncated.append(len(ids) > max_length)
             rows.append(ids if len(ids) <= max_length else [*ids[: max_length - 1], ids[-1]])
         return rows, truncated
@@ -108,3 +110,10 @@ class TextTokenizer:
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """Token strings as people read them: the word-start mark becomes nothing."""
         return [(self._tokenizer.id_to_token(int(token)) or "").replace("\u2581", "") for token in ids]
+
+
+def _with_cls(ids: list[int], stride: int) -> list[int]:
+    """`ids` begin with cls and end with eos; the text between them gets a cls in front of each `stride` - 1 tokens."""
+    cls, *text, eos = ids
+    parts = [text[start : start + stride - 1] for start in range(0, len(text), stride - 1)] or [[]]
+    return [token for part in parts for token in (cls, *part)] + [eos]

@@ -17,7 +17,9 @@ _WORDS = (
 )
 
 
-def make_tiny_model(folder: Path, *, seed: int = 0, family: str = "bert") -> Path:
+def make_tiny_model(
+    folder: Path, *, seed: int = 0, family: str = "bert", max_length: int = MAX_LENGTH, pooling: str = "mean"
+) -> Path:
     """Write a complete model folder in BGE-M3's layout; the same seed gives the same weights."""
     import torch
     from safetensors.torch import save_file
@@ -34,7 +36,7 @@ def make_tiny_model(folder: Path, *, seed: int = 0, family: str = "bert") -> Pat
         "num_attention_heads": 4,
         "intermediate_size": 64,
         "vocab_size": tokens,
-        "max_position_embeddings": MAX_LENGTH + offset,
+        "max_position_embeddings": max_length + offset,
         "type_vocab_size": 1 if family == "xlm-roberta" else 2,
         "layer_norm_eps": 1e-5,
         "hidden_act": "gelu",
@@ -43,9 +45,8 @@ def make_tiny_model(folder: Path, *, seed: int = 0, family: str = "bert") -> Pat
         "eos_token_id": 2,
     }
     _write_json(folder / "config.json", config)
-    _write_json(
-        folder / "1_Pooling" / "config.json", {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
-    )
+    modes = {"pooling_mode_cls_token": pooling == "cls", "pooling_mode_mean_tokens": pooling == "mean"}
+    _write_json(folder / "1_Pooling" / "config.json", modes)
     _write_json(folder / "config_sentence_transformers.json", {"prompts": {"query": "query: ", "passage": "passage: "}})
     _write_json(folder / "m3.json", {"multi_dim": MULTI_DIM})
     save_file(_random_backbone(config), folder / "model.safetensors", metadata={"format": "pt"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypedDict
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -46,6 +46,15 @@ class StorageSection(Section):
     ] = Path("m3-data")
 
 
+class LoadOptions(TypedDict):
+    """Arguments of m3core.Encoder.load."""
+
+    threads: int | None
+    device: str
+    precision: str
+    long_pooling: str | None
+
+
 class ModelSection(Section):
     """Which checkpoint encodes."""
 
@@ -56,6 +65,26 @@ class ModelSection(Section):
     threads: Annotated[int | None, Field(ge=1, description="CPU threads for the forward pass; default all cores")] = (
         None
     )
+    device: Annotated[
+        str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto (a GPU if there is one), cpu, cuda or cuda:N")
+    ] = "auto"
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        Field(description="of the backbone; auto: the fastest here that is exact enough"),
+    ] = "auto"
+    long_pooling: Annotated[
+        Literal["mcls"] | None,
+        Field(description="mcls: a cls in front of every 256 tokens, averaged; for models that pool cls"),
+    ] = None
+
+    def loading(self) -> LoadOptions:
+        """How the encoder is to be loaded from the model's folder."""
+        return {
+            "threads": self.threads,
+            "device": self.device,
+            "precision": self.precision,
+            "long_pooling": self.long_pooling,
+        }
 
 
 class SourceSection(Section):

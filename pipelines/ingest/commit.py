@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from connectors.protocol import Sink
-from pipelines.ingest.load import Loaded, Refused
+from pipelines.ingest.embed import Refused
+from pipelines.ingest.load import Loaded
 from pipelines.ingest.reading import Prepared
 from pipelines.state.lease import Lease
 from pipelines.state.manifest import DocumentKey, DocumentRecord, Manifest
@@ -115,11 +116,11 @@ def _take_back(unfinished: list[DocumentRecord], written: set[str], step: Commit
 
 def _refused_letter(record: DocumentRecord, refused: Refused) -> DeadLetter:
     return DeadLetter(
-        stage="load",
+        stage=refused.stage,
         tenant=record.tenant,
         doc_id=record.doc_id,
         source_path=record.source,
         error_code="refused",
-        message=f"store {refused.store}: {refused.reason}",
+        message=refused.reason,
         chunk_id=refused.chunk_id,
     )

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from m3core.errors import EncodeMemoryError
 from pipelines.state.chunks import ChunkRow
 from pipelines.state.lake import UNIT_BYTES, UNIT_TOKENS, Lake, LakeRef
 
 if TYPE_CHECKING:
+    from m3core.config.model import LoadOptions
     from m3core.encoder import Encoder
 
 
@@ -25,6 +27,15 @@ class Reference:
 
     rows: tuple[ChunkRow, ...]
     vectors: tuple[LakeRef, ...]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A chunk that the encoder or a store will not take, however often it is asked. `stage` is encode or load."""
+
+    chunk_id: str
+    stage: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -49,9 +60,9 @@ class UnitLimits:
 class LazyEncoder:
     """One model per process, loaded when the first text must be encoded; threads share it."""
 
-    def __init__(self, folder: Path, threads: int | None) -> None:
+    def __init__(self, folder: Path, options: LoadOptions) -> None:
         self._folder = folder
-        self._threads = threads
+        self._options = options
         self._lock = threading.Lock()
         self._encoder: Encoder | None = None
 
@@ -66,7 +77,7 @@ class LazyEncoder:
             if self._encoder is None:
                 from m3core.encoder import Encoder
 
-                self._encoder = Encoder.load(self._folder, threads=self._threads)
+                self._encoder = Encoder.load(self._folder, **self._options)
             return self._encoder
 
 
@@ -82,11 +93,12 @@ class EncodeStep:
 
 @dataclass(frozen=True)
 class Encoded:
-    """One finished unit: its reference and what it cost."""
+    """One finished unit: its reference, what it cost, and the chunks that do not fit in the device's memory."""
 
     reference: Reference
     tokens: int
     seconds: float
+    refused: tuple[Refused, ...] = ()
 
 
 def cut_units(rows: Iterable[ChunkRow], limits: UnitLimits) -> Iterable[tuple[ChunkRow, ...]]:
@@ -125,7 +137,10 @@ def encode_unit(rows: Sequence[ChunkRow], step: EncodeStep) -> Encoded:
         started = time.monotonic()
         tokens = _encode_texts(texts, places, encoder, step)
         seconds = time.monotonic() - started
-    return Encoded(Reference(tuple(rows), tuple(places[row.lake_key] for row in rows)), tokens, seconds)
+    done = [row for row in rows if row.lake_key in places]
+    refused = [Refused(row.chunk.id, "encode", _TOO_LARGE) for row in rows if row.lake_key not in places]
+    reference = Reference(tuple(done), tuple(places[row.lake_key] for row in done))
+    return Encoded(reference, tokens, seconds, tuple(refused))
 
 
 def _encode_texts(texts: dict[str, str], places: dict[str, LakeRef], encoder: Encoder, step: EncodeStep) -> int:
@@ -135,8 +150,21 @@ def _encode_texts(texts: dict[str, str], places: dict[str, LakeRef], encoder: En
     keys, bodies = list(texts), list(texts.values())
     total_bytes = sum(len(body.encode()) for body in bodies)
     share = total_bytes / max(1, sum(encoder.tokenizer.count(bodies)))
-    encoded = encoder.encode(
-        bodies, "passage", step.batch_tokens, progress=lambda tokens: step.say(tokens, round(tokens * share))
-    )
-    places.update(zip(keys, step.lake.write_unit(keys, stored_vectors(encoded)), strict=True))
-    return int(encoded.token_counts.sum())
+    missing: tuple[int, ...] = ()
+    try:
+        encoded = encoder.encode(
+            bodies, "passage", step.batch_tokens, progress=lambda tokens: step.say(tokens, round(tokens * share))
+        )
+    except EncodeMemoryError as error:
+        encoded, missing = error.encoded, error.indices
+    kept = [i for i in range(len(keys)) if i not in missing]
+    vectors = stored_vectors(encoded)
+    if kept:
+        written = step.lake.write_unit([keys[i] for i in kept], [vectors[i] for i in kept])
+        places.update(zip([keys[i] for i in kept], written, strict=True))
+    return int(encoded.token_counts[kept].sum())
+
+
+_TOO_LARGE = (
+    "one text alone does not fit in the device's memory. Remedy: lower chunking.max_tokens, or use a device with more"
+)

@@ -32,7 +32,8 @@ class Build:
     @classmethod
     def of(cls, config: Config, base: Path) -> Build:
         """From configuration and model folder; no weights are loaded. Raises ModelError."""
-        spec = read_spec(resolve_model(config.model.name, config.model.revision, base), config.model.name)
+        model = config.model
+        spec = read_spec(resolve_model(model.name, model.revision, base), model.name, model.long_pooling)
         encoder = encoder_fingerprint(spec)
         settings = {
             "chunker": CHUNKER_VERSION,

@@ -22,7 +22,7 @@ from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
 from pipelines.ingest.commit import Outcome, commit_wave
 from pipelines.ingest.embed import Reference, cut_units, encode_unit, split_known
-from pipelines.ingest.load import load
+from pipelines.ingest.load import Loaded, load
 from pipelines.ingest.reading import Group, prepare
 from pipelines.ingest.shared import Shared, shared_by
 from pipelines.state.chunks import ChunkRow
@@ -99,16 +99,19 @@ class FindKnown(Step):
 
 
 class EncodeUnit(Step):
-    """Unit -> lake file -> reference."""
+    """Unit -> lake file -> reference; chunks that do not fit in memory go to the outcomes."""
 
-    def work(self, element: bytes, shared: Shared) -> Iterable[bytes]:
+    def work(self, element: bytes, shared: Shared) -> Iterable[Any]:
         if shared.stop:
             return
         shared.load.before_write()
         unit: tuple[ChunkRow, ...] = unpack(element)
         encoded = encode_unit(unit, shared.encode)
         shared.totals.encoded(encoded.tokens, encoded.seconds)
-        yield pack(encoded.reference)
+        if encoded.refused:
+            yield beam.pvalue.TaggedOutput(_OUTCOMES, pack((Loaded((), encoded.refused),)))
+        if encoded.reference.rows:
+            yield pack(encoded.reference)
 
 
 class LoadReference(Step):
@@ -134,10 +137,15 @@ def wire(groups: beam.pvalue.PCollection[Group], name: str) -> None:
     """The graph of a wave, from its groups to its commit."""
     prepared = groups | "Prepare" >> beam.ParDo(Prepare(name)).with_outputs(_OUTCOMES, main="rows")
     found = prepared.rows | "FindKnown" >> beam.ParDo(FindKnown(name)).with_outputs(_KNOWN, main="units")
-    encoded = found.units | "SpreadUnits" >> beam.Reshuffle() | "Encode" >> beam.ParDo(EncodeUnit(name))
-    references = (encoded, found[_KNOWN]) | "References" >> beam.Flatten() | "SpreadReferences" >> beam.Reshuffle()
+    encode = beam.ParDo(EncodeUnit(name)).with_outputs(_OUTCOMES, main="references")
+    encoded = found.units | "SpreadUnits" >> beam.Reshuffle() | "Encode" >> encode
+    references = (
+        (encoded.references, found[_KNOWN]) | "References" >> beam.Flatten() | "SpreadReferences" >> beam.Reshuffle()
+    )
     loaded = references | "Load" >> beam.ParDo(LoadReference(name))
-    outcomes = (prepared[_OUTCOMES], loaded) | "Outcomes" >> beam.Flatten() | beam.WithKeys(lambda _: None)
+    outcomes = (
+        (prepared[_OUTCOMES], encoded[_OUTCOMES], loaded) | "Outcomes" >> beam.Flatten() | beam.WithKeys(lambda _: None)
+    )
     outcomes | "Gather" >> beam.GroupByKey() | "Commit" >> beam.ParDo(CommitWave(name))
 
 

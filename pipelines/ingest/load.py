@@ -11,7 +11,7 @@ from itertools import islice
 from connectors.protocol import Failure, Sink, WriteResult
 from m3core.errors import StoreError
 from m3core.types import ChunkVectors, Row
-from pipelines.ingest.embed import Reference
+from pipelines.ingest.embed import Reference, Refused
 from pipelines.state.lake import Lake
 
 # One write: bounded rows and bounded bytes of vectors, whatever the store.
@@ -20,15 +20,6 @@ _BATCH_BYTES = 16 << 20
 _ATTEMPTS = 5
 _BACKOFF_SECONDS = 0.5
 _BACKOFF_LIMIT = 20.0
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A row that a store will not take, however often it is asked."""
-
-    chunk_id: str
-    store: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -66,7 +57,7 @@ def load(reference: Reference, step: LoadStep) -> Loaded:
         for name, sink in step.sinks.items():
             for failure in write_batch(name, sink, rows, step):
                 failed.add(failure.id)
-                refused.append(Refused(failure.id, name, failure.reason))
+                refused.append(Refused(failure.id, "load", f"store {name}: {failure.reason}"))
         taken = [row.chunk.id for row in rows if row.chunk.id not in failed]
         acknowledged += taken
         step.written(len(taken))

@@ -27,8 +27,10 @@ def share(run: Run, stores: Stores, lost: bool, tally: Tally) -> Shared:
     spec = request.build.spec
     tokenizer = TextTokenizer.load(spec.folder)
     overhead = tokenizer.special_overhead(spec.passage_prefix)
+    if spec.cls_stride is not None:
+        overhead += spec.max_length // spec.cls_stride
     lake = Lake(request.paths, request.build.encoder)
-    encoder = LazyEncoder(spec.folder, request.config.model.threads)
+    encoder = LazyEncoder(spec.folder, request.config.model.loading())
     return Shared(
         name=f"{request.paths.root}#{run.number}",
         read=ReadStep(

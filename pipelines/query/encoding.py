@@ -78,7 +78,8 @@ class ModelEncoder:
         from m3core.checkpoint import read_spec
         from m3core.zoo import resolve_model
 
-        return read_spec(resolve_model(self._model.name, self._model.revision, self._base), self._model.name)
+        model = self._model
+        return read_spec(resolve_model(model.name, model.revision, self._base), model.name, model.long_pooling)
 
     def _read_facts(self) -> EncoderFacts:
         from m3core.fingerprint import encoder_fingerprint
@@ -89,7 +90,7 @@ class ModelEncoder:
     def _encoder(self) -> Encoder:
         from m3core.encoder import Encoder
 
-        return Encoder.load(self._spec.folder, threads=self._model.threads)
+        return Encoder.load(self._spec.folder, **self._model.loading())
 
     async def _run(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

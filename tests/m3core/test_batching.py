@@ -1,18 +1,112 @@
-"""Token-budget batches: everything once, within the budget, longest first."""
+"""Token budgets: every text that fits comes out once, whatever runs out of memory where."""
 
 from __future__ import annotations
 
+import random
+
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m3core.batching import token_budget_batches
+from m3core.batching import TokenBudget, forward_all, is_out_of_memory
+
+_LENGTHS = st.lists(st.integers(0, 50), max_size=60)
 
 
-@given(st.lists(st.integers(0, 50), max_size=60), st.integers(1, 120))
+def _oom() -> RuntimeError:
+    return torch.OutOfMemoryError("CUDA out of memory")
+
+
+@given(_LENGTHS, st.integers(1, 120))
 def test_batches_hold_every_text_once_within_the_budget(lengths: list[int], budget: int) -> None:
-    batches = list(token_budget_batches(lengths, budget))
+    batches, alone = forward_all(lengths, budget, TokenBudget(), lambda indices: indices)
+    assert alone == []
     assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or max(lengths[i] for i in batch) * len(batch) <= budget
     flat = [lengths[index] for batch in batches for index in batch]
     assert flat == sorted(flat, reverse=True)
+
+
+@given(_LENGTHS, st.integers(1, 120), st.integers(1, 60), st.randoms(use_true_random=False))
+def test_what_fits_alone_comes_out_once_wherever_memory_runs_out(
+    lengths: list[int], asked: int, room: int, chance: random.Random
+) -> None:
+    def forward(indices: list[int]) -> list[int]:
+        needed = max(lengths[i] for i in indices) * len(indices)
+        # Beyond the room a batch never fits; below it a batch of several may fail by bad luck.
+        if needed > room or (len(indices) > 1 and chance.random() < 0.3):
+            raise _oom()
+        return indices
+
+    batches, alone = forward_all(lengths, asked, TokenBudget(), forward)
+    done = [index for batch in batches for index in batch]
+    assert sorted(done + alone) == list(range(len(lengths)))
+    assert all(lengths[index] > room for index in alone)
+    assert all(lengths[index] <= room for index in done)
+
+
+def test_a_thousand_failures_lose_and_repeat_nothing() -> None:
+    chance, budget = random.Random(7), TokenBudget()
+
+    def forward(indices: list[int]) -> list[int]:
+        if len(indices) > 1 and chance.random() < 0.2:
+            raise _oom()
+        return indices
+
+    calls = 0
+    while budget.halvings < 1000 and calls < 200:
+        calls += 1
+        lengths = [chance.randint(1, 400) for _ in range(1000)]
+        batches, alone = forward_all(lengths, 4096, budget, forward)
+        assert alone == []
+        assert sorted(index for batch in batches for index in batch) == list(range(1000))
+    assert budget.halvings >= 1000
+
+
+def test_the_budget_halves_and_creeps_back() -> None:
+    budget = TokenBudget()
+    budget.shrink(4096, 4096)
+    assert (budget.tokens(4096), budget.halvings) == (2048, 1)
+    budget.shrink(4096, 2000)
+    assert budget.tokens(4096) == 1000
+    sizes = []
+    for _ in range(80):
+        budget.grow()
+        sizes.append(budget.tokens(4096))
+    assert sizes == sorted(sizes)
+    assert sizes[6] == 1000
+    assert sizes[7] == 1250
+    assert sizes[-1] == 4096
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("x"), True),
+        (MemoryError(), True),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+            True,
+        ),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("DefaultCPUAllocator: "), False),
+    ],
+)
+def test_only_a_lack_of_memory_is_one(error: Exception, expected: bool) -> None:
+    assert is_out_of_memory(error) is expected
+
+
+def test_torch_says_so_when_an_allocation_is_too_large() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)
+
+
+def test_any_other_error_passes_through() -> None:
+    def forward(indices: list[int]) -> None:
+        raise RuntimeError(f"shape of {indices}")
+
+    with pytest.raises(RuntimeError, match=r"shape of \[1, 0\]"):
+        forward_all([1, 2], 10, TokenBudget(), forward)

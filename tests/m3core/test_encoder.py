@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from m3core import Encoder
+from m3core.batching import TokenBudget
 from m3core.encoder import stored_vectors
-from m3core.errors import ModelError, UsageError
+from m3core.errors import EncodeMemoryError, ModelError, UsageError
+from m3core.model import Backbone
 from m3core.types import Encoded, Signal
 
 TEXTS = [f"the key number {i} " * (1 + i % 7) for i in range(23)]
@@ -123,3 +131,81 @@ def test_an_unknown_model_is_refused(name: str) -> None:
 def test_a_hub_id_needs_its_revision() -> None:
     with pytest.raises(ModelError, match="needs the 40 hex digits of a commit"):
         Encoder.load("BAAI/bge-m3", revision="main")
+
+
+def _failing(encoder: Encoder, room: int) -> Encoder:
+    """The encoder on a device with room for so many tokens in one pass."""
+
+    class Small(Backbone):
+        def __call__(self, token_ids: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+            if len(token_ids) > room:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().__call__(token_ids, lengths)
+
+    parts = {part.name: getattr(encoder.backbone, part.name) for part in fields(Backbone)}
+    return replace(encoder, backbone=Small(**parts), budget=TokenBudget())
+
+
+def test_batches_that_do_not_fit_in_memory_are_made_smaller(encoder: Encoder) -> None:
+    small = _failing(encoder, 120)
+    _same(small.encode(TEXTS), encoder.encode(TEXTS))
+    assert small.budget.halvings > 0
+
+
+def test_a_text_that_does_not_fit_alone_is_named_and_the_others_are_there(encoder: Encoder) -> None:
+    texts = [*TEXTS[:5], "key " * 150, *TEXTS[5:]]
+    with pytest.raises(EncodeMemoryError, match=r"text 5 \(\d+ tokens\): one text alone does not fit") as caught:
+        _failing(encoder, 120).encode(texts)
+    assert caught.value.indices == (5,)
+    found, plain = caught.value.encoded, encoder.encode(TEXTS)
+    assert found.dense is not None
+    assert plain.dense is not None
+    assert np.delete(found.dense, 5, axis=0) == pytest.approx(plain.dense, abs=1e-5)
+    assert not found.dense[5].any()
+    assert found.lexical is not None
+    assert found.multi is not None
+    assert len(found.lexical.row(5)[0]) == len(found.multi.row(5)) == 0
+
+
+def test_a_stream_reads_ahead_by_no_more_than_two_windows(encoder: Encoder) -> None:
+    read = 0
+
+    def source() -> Iterator[str]:
+        nonlocal read
+        for text in TEXTS:
+            read += 1
+            yield text
+
+    taken = 0
+    for encoded in encoder.stream(source(), window=4):
+        taken += len(encoded)
+        assert read <= taken + 2 * 4
+    assert taken == len(TEXTS)
+
+
+def test_an_error_while_reading_ahead_reaches_the_caller(encoder: Encoder) -> None:
+    def source() -> Iterator[str]:
+        yield from TEXTS[:6]
+        raise OSError("the disk is gone")
+
+    seen: list[int] = []
+    with pytest.raises(OSError, match="the disk is gone"):
+        seen.extend(len(encoded) for encoded in encoder.stream(source(), window=4))
+    assert seen in ([], [4])
+
+
+_ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=40)
+
+
+@given(st.lists(_ANY_TEXT, max_size=6))
+def test_any_strings_encode_or_raise_one_documented_error(encoder: Encoder, texts: list[str]) -> None:
+    try:
+        encoded = encoder.encode(texts)
+    except UsageError as error:
+        (index,) = re.findall(r"^text (\d+) has a lone surrogate", error.message)
+        with pytest.raises(UnicodeEncodeError):
+            texts[int(index)].encode()
+    else:
+        assert len(encoded) == len(texts)
+        assert encoded.dense is not None
+        assert np.isfinite(encoded.dense).all()

@@ -11,7 +11,8 @@ import pytest
 from m3core.errors import LockedError
 from m3core.types import Row
 from pipelines.ingest.commit import CommitStep, Outcome, commit_wave
-from pipelines.ingest.load import Loaded, Refused
+from pipelines.ingest.embed import Refused
+from pipelines.ingest.load import Loaded
 from pipelines.ingest.reading import Prepared
 from pipelines.state.lease import acquire_lease
 from pipelines.state.manifest import Manifest
@@ -55,7 +56,7 @@ def test_a_refused_chunk_makes_a_dead_letter_and_the_old_version_stays(tmp_path:
         step.manifest.append(1, 1, [record_of("a.md", ids("old", "shared"))])
         fill(sink, "old", "shared", "new")
         changed = Prepared(record_of("a.md", ids("shared", "new", "bad"), revision=2), "changed")
-        loaded = Loaded(tuple(ids("shared", "new")), (Refused(ids("bad")[0], "main", "too many vectors"),))
+        loaded = Loaded(tuple(ids("shared", "new")), (Refused(ids("bad")[0], "load", "store main: too many vectors"),))
 
         committed = commit_wave(2, [changed, loaded], step)
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from m3core.config.model import ModelSection
 from m3core.encoder import Encoder, stored_vectors
 from pipelines.ingest.embed import EncodeStep, LazyEncoder, UnitLimits, cut_units, encode_unit, split_known
 from pipelines.state.chunks import ChunkRow
@@ -56,7 +57,7 @@ def test_known_rows_become_references_and_damaged_ones_do_not(tmp_path: Path) ->
 @pytest.fixture
 def step(tmp_path: Path, tiny_model: Path) -> EncodeStep:
     lake = Lake(paths_in(tmp_path), FINGERPRINT)
-    return EncodeStep(LazyEncoder(tiny_model, 1), lake, 256, said.append_pair)
+    return EncodeStep(LazyEncoder(tiny_model, ModelSection(threads=1).loading()), lake, 256, said.append_pair)
 
 
 class Said:

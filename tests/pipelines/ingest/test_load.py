@@ -10,8 +10,8 @@ from connectors.protocol import WriteResult
 from m3core.errors import LockedError, StoreError
 from m3core.types import Row
 from pipelines.ingest import load as load_module
-from pipelines.ingest.embed import Reference, split_known
-from pipelines.ingest.load import LoadStep, Refused, load
+from pipelines.ingest.embed import Reference, Refused, split_known
+from pipelines.ingest.load import LoadStep, load
 from tests.pipelines.ingest.parts import PickySink, fill_lake, row_of
 
 
@@ -53,7 +53,7 @@ def test_a_row_that_one_store_refuses_is_not_acknowledged(tmp_path: Path) -> Non
     loaded = load(reference, with_sinks(step, good=good, picky=picky))
     assert bad not in loaded.acknowledged
     assert len(loaded.acknowledged) == 3
-    assert loaded.refused == (Refused(bad, "picky", "said so"),)
+    assert loaded.refused == (Refused(bad, "load", "store picky: said so"),)
 
 
 def test_transient_failures_are_tried_again_alone(tmp_path: Path) -> None:

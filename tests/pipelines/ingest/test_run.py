@@ -8,12 +8,15 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from m3core.errors import DiskFullError, ExitCode, LockedError, RefusedError, SourceError
+from m3core.model import Backbone
 from pipelines.ingest import working
 from pipelines.ingest.embed import UnitLimits
 from pipelines.ingest.progress import NoProgress
@@ -174,6 +177,34 @@ def test_bad_documents_are_dead_letters_and_the_rest_goes_in(project: Project) -
     third = project.ingest()
     assert (third.documents.new, third.documents.failed) == (1, 1)
     assert [letter.doc_id for letter in read_dead_letters(project.paths)] == ["binary.txt"]
+
+
+def test_a_text_that_does_not_fit_in_memory_alone_is_a_dead_letter_and_the_rest_goes_in(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(4):
+        project.write(f"short{number}.md", f"the key {number}")
+    project.write("long.md", "the key of the laboratory is at the front desk and is handed over " * 12)
+    whole = Backbone.__call__
+
+    def small(self: Backbone, token_ids: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+        if max(lengths) > 40:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(self, token_ids, lengths)
+
+    monkeypatch.setattr(Backbone, "__call__", small)
+    report = project.ingest()
+
+    assert report.exit_code is ExitCode.DEAD_LETTERS
+    assert (report.documents.new, report.documents.failed) == (4, 1)
+    (letter,) = read_dead_letters(project.paths)
+    assert (letter.doc_id, letter.stage) == ("long.md", "encode")
+    assert "one text alone does not fit in the device's memory. Remedy: lower chunking.max_tokens" in letter.message
+    project.check_agreement()
+
+    monkeypatch.undo()
+    assert project.ingest().documents.as_json()["failed"] == 0
+    assert "long.md" in project.records()
 
 
 def test_a_document_whose_new_version_fails_keeps_its_old_one(project: Project) -> None:
