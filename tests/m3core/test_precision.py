@@ -59,6 +59,21 @@ def test_bfloat16_stays_close_and_gives_float32_arrays(tiny_model: Path) -> None
     assert encoder.fingerprint == Encoder.load(tiny_model, precision="float32").fingerprint
 
 
+@pytest.mark.slow
+def test_m3_small_in_bfloat16_keeps_its_dense_vectors(m3_small: Path) -> None:
+    texts = [
+        "Wie hoch ist der Eiffelturm?",
+        "The night train leaves from platform nine at half past ten.",
+        "低温実験室の鍵は受付にあります。",
+        "كم جهازًا يستطيع ضيفي أن يصل بالشبكة؟ " * 8,
+    ]
+    exact = Encoder.load(m3_small, device="cpu", precision="float32").encode(texts)
+    short = Encoder.load(m3_small, device="cpu", precision="bfloat16").encode(texts)
+    assert exact.dense is not None
+    assert short.dense is not None
+    assert (exact.dense * short.dense).sum(axis=1).min() >= 0.9995
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device here")
 @pytest.mark.parametrize("chosen", ["float32", "float16", "bfloat16"])
 def test_a_gpu_gives_the_vectors_of_the_cpu(tiny_model: Path, chosen: str) -> None:

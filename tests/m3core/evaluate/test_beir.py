@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from m3core import Encoder, scoring
-from m3core.evaluate.beir import dense_matrix, evaluate_folder, lexical_matrix, mean_ndcg, multi_matrix
+from m3core.evaluate.beir import dense_matrix, lexical_matrix, mean_ndcg, multi_matrix, score_folder
 
 _PASSAGES = ["the key of the desk", "travel by night train", "", "refunded within thirty days", "the desk at nine"]
 _QUERIES = ["key desk", "night", "days refunded", ""]
@@ -55,7 +55,7 @@ def test_a_beir_folder_is_scored_as_its_texts_are(tiny_model: Path, tmp_path: Pa
     passages = encoder.encode([f"desk\n{row['text']}" for row in corpus])
     dense, lexical, multi = (matrix(asked, passages) for matrix in (dense_matrix, lexical_matrix, multi_matrix))
     relevant = [{0, 4}, {1}]
-    assert evaluate_folder(encoder, tmp_path, max_queries=2) == {
+    assert score_folder(encoder, tmp_path, max_queries=2).ndcg() == {
         "dense": round(mean_ndcg(dense, relevant), 4),
         "lexical": round(mean_ndcg(lexical, relevant), 4),
         "multi": round(mean_ndcg(multi, relevant), 4),

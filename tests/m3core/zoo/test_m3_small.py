@@ -41,7 +41,7 @@ def test_assembled_backbone_keeps_every_tensor_in_its_place(tmp_path: Path) -> N
     packed = _packed()
     backbone = write_container(tmp_path / "x.bin", packed, layers=1)
     tokenizer = make_tiny_model(tmp_path / "tiny") / "tokenizer.json"
-    zoo.assemble(backbone, tokenizer, tmp_path / "model", heads=None)
+    zoo.assemble(backbone, tokenizer, tmp_path / "model", trained=None)
     tensors = load_file(tmp_path / "model" / "model.safetensors")
     assert tensors["embeddings.word_embeddings.weight"].shape == (3, 32)
     assert tensors["encoder.layer.0.intermediate.dense.weight"].shape == (64, 32)
@@ -57,7 +57,7 @@ def test_a_backbone_without_a_tensor_is_refused(tmp_path: Path) -> None:
     backbone = write_container(tmp_path / "x.bin", packed, layers=1)
     tokenizer = make_tiny_model(tmp_path / "tiny") / "tokenizer.json"
     with pytest.raises(ModelError, match=r"lacks l0.fo.w"):
-        zoo.assemble(backbone, tokenizer, tmp_path / "model", heads=None)
+        zoo.assemble(backbone, tokenizer, tmp_path / "model", trained=None)
 
 
 def test_a_folder_is_complete_only_with_every_file_in_its_size(tmp_path: Path) -> None:
@@ -76,14 +76,14 @@ def test_a_model_that_was_not_pulled_names_the_command(tmp_path: Path, monkeypat
     assert caught.value.remedy == "m3 models pull m3-small"
 
 
-def test_shipped_heads_are_small_and_say_how_they_were_trained() -> None:
-    heads = Path(zoo.__file__).with_name("m3_small_heads")
-    assert sum(path.stat().st_size for path in heads.iterdir()) < 2 << 20
-    record = json.loads((heads / "training.json").read_text())
-    assert record["command"].startswith("python -m m3core.train.heads")
+def test_what_we_trained_is_small_and_says_how_it_was_made() -> None:
+    trained = Path(zoo.__file__).with_name("m3_small_trained")
+    assert sum(path.stat().st_size for path in trained.iterdir()) < 10 << 20
+    record = json.loads((trained / "training.json").read_text())
+    assert record["command"].startswith("python -m m3core.train ")
     assert len(record["data_sha256"]) == 64
     assert {"dense", "lexical", "multi", "fused"} == set(next(iter(record["dev"].values())))
-    multi = torch.load(heads / "colbert_linear.pt", weights_only=True)
+    multi = torch.load(trained / "colbert_linear.pt", weights_only=True)
     assert tuple(multi["weight"].shape) == (record["multi_dim"], 384)
 
 
@@ -99,11 +99,11 @@ def test_m3_small_finds_a_passage_across_languages(m3_small: Path) -> None:
     query = encoder.encode_query("Wie hoch ist der Eiffelturm?")
     assert passages.dense is not None
     assert query.dense is not None
-    # Measured on the original container: 0.877 against the right passage, 0.69 to 0.75 against others.
+    # Measured: 0.79 against the right passage, 0.43 and 0.54 against the others.
     scores = passages.dense @ query.dense
     assert scores.argmax() == 0
-    assert scores[0] > 0.85
-    assert max(scores[1:]) < 0.80
+    assert scores[0] > 0.74
+    assert max(scores[1:]) < 0.60
     assert set(encoder.signals) == set(Signal)
 
 

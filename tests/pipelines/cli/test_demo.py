@@ -96,14 +96,14 @@ def test_the_demonstration_runs_twice_and_the_second_time_ingests_nothing(
 
 
 @pytest.mark.slow
-def test_m3_small_answers_the_questions_as_well_as_when_its_heads_were_shipped(
+def test_m3_small_answers_the_questions_as_well_as_when_it_was_shipped(
     tmp_path: Path, m3_small: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     demo.run(tmp_path / "demo", str(m3_small), questions=True, as_json=True)
     document = json.loads(capsys.readouterr().out)
-    # Measured when the heads were committed: fused 0.675, multi 0.70, dense 0.25 (tests/bench/RESULTS.md).
-    assert document["recall@1"]["fused"] >= 0.65
-    assert document["recall@1"]["multi"] > 2 * document["recall@1"]["dense"]
+    # Measured when it was committed: fused 0.825, multi 0.725, dense 0.675 (tests/bench/RESULTS.md).
+    assert document["recall@1"]["fused"] >= 0.8
+    assert document["recall@1"]["dense"] >= 0.6
     assert [document["ranks"][query_id]["fused"] for query_id in demo.EXAMPLES] == [1] * 5
 
 

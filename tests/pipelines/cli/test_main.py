@@ -48,7 +48,9 @@ def test_the_help_of_every_command_needs_nothing_heavy() -> None:
     code = (
         "import sys\n"
         "from pipelines.cli.main import main\n"
-        "for words in ([], ['search'], ['ingest'], ['init'], ['demo'], ['config', 'show'], ['models', 'pull']):\n"
+        "commands = ([], ['search'], ['ingest'], ['init'], ['demo'], ['encode'], ['config', 'show'])\n"
+        "models = [['models', name] for name in ('pull', 'inspect', 'convert')]\n"
+        "for words in (*commands, *models):\n"
         "    assert main([*words, '--help']) == 0\n"
         f"print('loaded:', [name for name in {HEAVY!r} if name in sys.modules])\n"
     )
@@ -62,8 +64,8 @@ def test_every_command_has_a_one_line_help_that_is_not_cut(m3: M3) -> None:
     assert ended.code == 0
     listed = ended.out.split("Commands:")[1]
     assert "..." not in listed
-    assert [line.split()[0] for line in listed.splitlines()[1:7]] == [
-        "init", "demo", "ingest", "search", "models", "config",
+    assert [line.split()[0] for line in listed.splitlines()[1:9]] == [
+        "init", "demo", "ingest", "search", "encode", "models", "bench", "config",
     ]  # fmt: skip
 
 
@@ -85,7 +87,8 @@ def test_version(m3: M3) -> None:
         (["config", "shw"], 'm3: usage: m3 config: no such command "shw"; did you mean "show"?'),
         (
             ["xyzzy"],
-            'm3: usage: m3: no such command "xyzzy". Remedy: use one of config, demo, ingest, init, models, search',
+            'm3: usage: m3: no such command "xyzzy". Remedy: use one of bench, config, demo, encode, ingest, init, '
+            "models, search",
         ),
         (["search", "x", "--limt", "3"], 'm3: usage: m3 search: no such option "--limt"; did you mean "--limit"?'),
         (["--vresion"], 'm3: usage: m3: no such option "--vresion"; did you mean "--version"?'),

@@ -1,0 +1,71 @@
+"""How fast a model encodes here: all three signals end to end, against the bare backbone on the same tokens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from m3core.batching import TokenBudget, forward_all
+from m3core.encoder import Encoder
+from m3core.types import TextKind
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeFigures:
+    """What was measured. `seconds` are the best of the rounds; `padding` is the share of tokens that a batch padded to
+    its longest text would add to the `tokens` that were encoded (ours computes none of it).
+    """
+
+    texts: int
+    tokens: int
+    truncated: int
+    threads: int
+    padding: float
+    seconds: float
+    backbone_seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokenizing, forward pass, heads and arrays."""
+        return self.tokens / self.seconds
+
+    @property
+    def backbone_share(self) -> float:
+        """Our speed as a share of the backbone's alone, 0 to 1."""
+        return self.backbone_seconds / self.seconds
+
+
+def measure_encoding(
+    encoder: Encoder, texts: Sequence[str], batch_tokens: int, rounds: int, kind: TextKind = "passage"
+) -> EncodeFigures:
+    """Encode `texts` `rounds` times, in turn with the bare backbone, after one small warm-up. `texts` is not empty."""
+    encoder.encode(texts[:2], kind, batch_tokens)
+    ids, truncated = encoder.tokenizer.encode(texts, encoder.spec.prefix(kind), encoder.spec.max_length)
+    lengths = [len(row) for row in ids]
+    padded = 0
+
+    @torch.inference_mode()
+    def bare(indices: list[int]) -> None:
+        nonlocal padded
+        counts = [lengths[i] for i in indices]
+        padded += max(counts) * len(counts) - sum(counts)
+        packed = torch.tensor([token for i in indices for token in ids[i]])
+        encoder.backbone(packed.to(encoder.execution.device), counts).float().cpu()
+
+    whole, alone = float("inf"), float("inf")
+    for _ in range(rounds):
+        padded = 0
+        whole = min(whole, _seconds(lambda: encoder.encode(texts, kind, batch_tokens)))
+        alone = min(alone, _seconds(lambda: forward_all(lengths, batch_tokens, TokenBudget(), bare)))
+    return EncodeFigures(
+        len(texts), sum(lengths), sum(truncated), torch.get_num_threads(), padded / sum(lengths), whole, alone
+    )
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started

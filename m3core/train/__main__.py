@@ -1,0 +1,219 @@
+"""Train m3-small, or another backbone, on one machine.
+
+    python -m m3core.train --backbone FOLDER --data pairs.parquet --work FOLDER --out FOLDER [--dev DIR ...]
+
+Writes `adapter.safetensors`, `sparse_linear.pt`, `colbert_linear.pt` and `training.json` (command, seed, data hash,
+losses, figures) to --out. --work keeps what makes a run resumable: the frozen states and a checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from m3core.encoder import Encoder
+from m3core.errors import TrainingError
+from m3core.evaluate.beir import score_folder
+from m3core.evaluate.presets import best_weights
+from m3core.heads import Linear, read_head
+from m3core.layout import ADAPTER, MULTI_HEAD, SPARSE_HEAD
+from m3core.train.adapter import Adapter
+from m3core.train.curriculum import Curriculum, Portions, plan_curriculum
+from m3core.train.joint import Parameters, Rates, Trainer
+from m3core.train.pairs import file_sha256, read_pairs
+from m3core.train.starts import idf_head, shared_meaning_head, text_means
+from m3core.train.states import States, finished, frozen_states
+from m3core.types import Signal
+
+RECORD = "training.json"
+_START_ROWS = 10_000
+# From glibc's malloc.h.
+_M_MMAP_THRESHOLD = -3
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Entry point: see the module's docstring."""
+    _give_memory_back()
+    options = _parser().parse_args(arguments)
+    portions = Portions(questions=options.questions, sentences=options.sentences, paragraphs=options.paragraphs)
+    rates = replace(Rates(), adapter=options.adapter_rate)
+    encoder = Encoder.load(options.backbone, signals=[Signal.DENSE])
+    curriculum = plan_curriculum(read_pairs(options.data), portions, options.seed)
+    _say(
+        f"{len(curriculum.schedule):,} batches, {len(curriculum.queries.texts):,} queries, "
+        f"{len(curriculum.passages.texts):,} passages"
+    )
+    options.work.mkdir(parents=True, exist_ok=True)
+    frozen = len(encoder.backbone.layers) - options.depth
+    queries, passages = _states(encoder, curriculum, frozen, options)
+    if options.start is None:
+        parameters = _start(encoder, curriculum, queries, passages, frozen, options)
+    else:
+        parameters = read_trained(options.start, options.depth)
+    schedule = curriculum.schedule[options.skip :][: options.steps]
+    trainer = Trainer(encoder, parameters, queries, passages, schedule, rates)
+    trainer.run(_say, options.work / "checkpoint.pt")
+    write_trained(options.out, trainer)
+    record: dict[str, Any] = {
+        "command": "python -m m3core.train " + " ".join(_shown(argument) for argument in arguments),
+        "data_sha256": file_sha256(options.data),
+        "multi_dim": options.multi_dim,
+        "adapter": {"depth": options.depth, "rank": options.rank, "scale": options.scale},
+        "portions": asdict(portions),
+        "rates": asdict(rates),
+        "losses": _thinned(trainer.history),
+        **_evaluate(trainer.trained(), options),
+        "start": _record(options.start) if options.start is not None else None,
+    }
+    (options.out / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _evaluate(encoder: Encoder, options: argparse.Namespace) -> dict[str, Any]:
+    """Figures per set, and the presets that they suggest: `balanced` from --dev, `cross-lingual` from --crossing."""
+    scored = {
+        folder: score_folder(encoder, folder, options.dev_queries) for folder in [*options.dev, *options.crossing]
+    }
+    for folder, part in scored.items():
+        _say(f"{folder.name}: {part.ndcg()}")
+    presets = {
+        name: asdict(best_weights([scored[folder] for folder in folders]))
+        for name, folders in (("balanced", options.dev), ("cross-lingual", options.crossing))
+        if folders
+    }
+    return {"dev": {folder.name: part.ndcg() for folder, part in scored.items()}, "presets": presets}
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    return record
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m m3core.train", description=__doc__)
+    parser.add_argument("--backbone", type=Path, required=True, help="model folder; its heads are not used")
+    parser.add_argument("--data", type=Path, required=True, help="Parquet: query, positive, language, source, kind")
+    parser.add_argument("--work", type=Path, required=True, help="states and checkpoint of this run")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--dev", type=Path, nargs="*", default=[], help="BEIR folders to report")
+    parser.add_argument("--crossing", type=Path, nargs="*", default=[], help="the same, across languages")
+    parser.add_argument("--dev-queries", type=int, default=300)
+    parser.add_argument("--depth", type=int, default=6, help="last blocks that get an adapter; 0: heads only")
+    parser.add_argument("--rank", type=int, default=32)
+    parser.add_argument("--scale", type=float, default=2.0, help="alpha / rank of LoRA")
+    parser.add_argument("--multi-dim", type=int, default=128)
+    parser.add_argument("--shrink", type=float, default=0.5, help="of the multi-vector head's start")
+    parser.add_argument("--query-tokens", type=int, default=64)
+    parser.add_argument("--passage-tokens", type=int, default=160)
+    parser.add_argument("--questions", type=int, default=Portions.questions)
+    parser.add_argument("--sentences", type=int, default=Portions.sentences)
+    parser.add_argument("--paragraphs", type=int, default=Portions.paragraphs)
+    parser.add_argument("--start", type=Path, help="go on from what another run wrote, instead of from scratch")
+    parser.add_argument("--skip", type=int, default=0, help="leave out the first batches, which --start has seen")
+    parser.add_argument("--steps", type=int, help="at most so many batches; default: all")
+    parser.add_argument("--adapter-rate", type=float, default=Rates.adapter)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def _states(
+    encoder: Encoder, curriculum: Curriculum, frozen: int, options: argparse.Namespace
+) -> tuple[States, States]:
+    kept = options.work / "states.pt"
+    sizes = [len(curriculum.queries.texts), len(curriculum.passages.texts)]
+    if kept.is_file():
+        loaded = [States(**part) for part in torch.load(kept, weights_only=True)]
+        if [len(part) for part in loaded] != sizes:
+            raise TrainingError(f"{kept} holds states of another run", "name another folder for --work")
+        return loaded[0], loaded[1]
+    queries = frozen_states(encoder, curriculum.queries.texts, "query", options.query_tokens, frozen, _say)
+    passages = frozen_states(encoder, curriculum.passages.texts, "passage", options.passage_tokens, frozen, _say)
+    torch.save([vars(queries), vars(passages)], kept.with_suffix(".part"))
+    kept.with_suffix(".part").replace(kept)
+    return queries, passages
+
+
+def _start(
+    encoder: Encoder,
+    curriculum: Curriculum,
+    queries: States,
+    passages: States,
+    frozen: int,
+    options: argparse.Namespace,
+) -> Parameters:
+    rng = np.random.default_rng(options.seed)
+    rows = rng.permutation(len(curriculum.bitext_rows))[:_START_ROWS].tolist()
+    asked = [curriculum.bitext_rows[i][0] for i in rows]
+    answered = [curriculum.bitext_rows[i][1] for i in rows]
+    left, right = (
+        finished(states, texts, encoder.backbone, frozen) for states, texts in ((queries, asked), (passages, answered))
+    )
+    multi = shared_meaning_head(text_means(left), text_means(right), options.multi_dim, options.shrink)
+    some = rng.permutation(len(passages))[:_START_ROWS].tolist()
+    dropped = torch.tensor(encoder.tokenizer.special.weightless)
+    sparse = idf_head(finished(passages, some, encoder.backbone, frozen), dropped, rng)
+    generator = torch.Generator().manual_seed(options.seed)
+    adapter = Adapter.fresh(encoder.backbone, options.depth, options.rank, options.scale, generator)
+    return Parameters(adapter, _trainable(sparse), _trainable(multi))
+
+
+def _trainable(head: Linear) -> Linear:
+    return Linear(head.weight.clone().requires_grad_(), head.bias.clone().requires_grad_())
+
+
+def write_trained(folder: Path, trainer: Trainer) -> None:
+    """Write adapter and heads in float16, the heads in BGE-M3's layout."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parameters = trainer.parameters
+    for name, head in ((SPARSE_HEAD, parameters.sparse), (MULTI_HEAD, parameters.multi)):
+        torch.save({"weight": head.weight.detach().half(), "bias": head.bias.detach().half()}, folder / name)
+    halves = {name: tensor.detach().half().contiguous() for name, tensor in parameters.adapter.tensors.items()}
+    save_file(halves, folder / ADAPTER, {"scale": str(parameters.adapter.scale)})
+
+
+def _give_memory_back() -> None:
+    """Large blocks from the system and back, where the C library is glibc.
+
+    Tensors of ever other sizes leave holes in its heap: a run of 600 steps grew from 5 to 17 GB.
+    """
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(_M_MMAP_THRESHOLD, 4 << 20)
+
+
+def read_trained(folder: Path, depth: int) -> Parameters:
+    """What `write_trained` wrote, trainable again. Raises ModelError if a head is missing or malformed."""
+    with safe_open(folder / ADAPTER, "pt") as file:
+        scale = float(file.metadata()["scale"])
+        tensors = {name: file.get_tensor(name).float().requires_grad_() for name in file.keys()}  # noqa: SIM118
+    sparse, multi = (_trainable(read_head(folder, name)) for name in (SPARSE_HEAD, MULTI_HEAD))
+    return Parameters(Adapter(depth, scale, tensors), sparse, multi)
+
+
+def _thinned(history: Sequence[dict[str, float]]) -> list[dict[str, float]]:
+    return [row for row in history if row["step"] % 25 == 0]
+
+
+def _shown(argument: str) -> str:
+    # Paths of the machine that trained are nobody's business: keep the last two parts.
+    return "/".join(Path(argument).parts[-2:]) if "/" in argument else argument
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

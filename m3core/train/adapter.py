@@ -1,0 +1,102 @@
+"""Low-rank adapters over the last blocks of a backbone: what training moves, small enough to ship.
+
+LoRA (Hu et al. 2021, arXiv:2106.09685): a linear layer W becomes W + scale * B A, with A `[r, in]` and B `[out, r]`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from m3core.errors import ModelError
+from m3core.heads import Linear
+from m3core.model import Backbone, Layer
+
+# The four products of a block, by their name in Layer. `qkv` are three in one: its A is shared by them.
+PRODUCTS = ("qkv", "attended", "up", "down")
+
+
+@dataclass(frozen=True)
+class AdaptedLinear(Linear):
+    """A frozen linear layer plus `scale * B A`, as two thin products: the large weight needs no gradient."""
+
+    inner: Tensor
+    outer: Tensor
+    scale: float
+
+    def __call__(self, states: Tensor) -> Tensor:
+        low = functional.linear(functional.linear(states, self.inner), self.outer)
+        return functional.linear(states, self.weight, self.bias) + self.scale * low
+
+    def merged(self) -> Linear:
+        """The same layer as one product."""
+        return Linear(self.weight + self.scale * self.outer @ self.inner, self.bias)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Trainable tensors of the last `depth` blocks, by name `<block>.<product>.<inner or outer>`."""
+
+    depth: int
+    scale: float
+    tensors: Mapping[str, Tensor]
+
+    @classmethod
+    def fresh(cls, backbone: Backbone, depth: int, rank: int, scale: float, generator: torch.Generator) -> Adapter:
+        """An adapter that changes nothing yet: A random (Kaiming), B zero."""
+        tensors: dict[str, Tensor] = {}
+        layers = len(backbone.layers)
+        for index in range(layers - depth, layers):
+            for product in PRODUCTS:
+                linear: Linear = getattr(backbone.layers[index], product)
+                outputs, inputs = linear.weight.shape
+                bound = 1 / math.sqrt(inputs)
+                inner = torch.empty(rank, inputs).uniform_(-bound, bound, generator=generator)
+                tensors[f"{index}.{product}.inner"] = inner.requires_grad_()
+                tensors[f"{index}.{product}.outer"] = torch.zeros(outputs, rank, requires_grad=True)
+        return cls(depth, scale, tensors)
+
+    def on(self, backbone: Backbone) -> Backbone:
+        """The backbone with its last blocks adapted. Raises ModelError if a tensor does not fit."""
+        first = len(backbone.layers) - self.depth
+        layers = [
+            self._adapted(layer, index) if index >= first else layer for index, layer in enumerate(backbone.layers)
+        ]
+        return replace(backbone, layers=tuple(layers))
+
+    def _adapted(self, layer: Layer, index: int) -> Layer:
+        qkv, attended, up, down = (self._linear(layer, index, product) for product in PRODUCTS)
+        return replace(layer, qkv=qkv, attended=attended, up=up, down=down)
+
+    def _linear(self, layer: Layer, index: int, product: str) -> AdaptedLinear:
+        plain: Linear = getattr(layer, product)
+        inner, outer = (self.tensors.get(f"{index}.{product}.{part}") for part in ("inner", "outer"))
+        if inner is None or outer is None or (outer.shape[0], inner.shape[1]) != tuple(plain.weight.shape):
+            raise ModelError(
+                f"adapter: block {index}, {product}: no tensors of {list(plain.weight.shape)}",
+                "use the adapter that was trained on this backbone",
+            )
+        return AdaptedLinear(plain.weight, plain.bias, inner, outer, self.scale)
+
+    def parameters(self) -> Iterator[Tensor]:
+        """What an optimiser moves."""
+        yield from self.tensors.values()
+
+
+def merged(backbone: Backbone) -> Backbone:
+    """Every adapted layer as one product, without gradients."""
+
+    def plain(linear: Linear) -> Linear:
+        whole = linear.merged() if isinstance(linear, AdaptedLinear) else linear
+        return Linear(whole.weight.detach(), whole.bias.detach())
+
+    layers = []
+    for layer in backbone.layers:
+        qkv, attended, up, down = (plain(getattr(layer, product)) for product in PRODUCTS)
+        layers.append(replace(layer, qkv=qkv, attended=attended, up=up, down=down))
+    return replace(backbone, layers=tuple(layers))
