@@ -107,7 +107,7 @@ def _backbone(model: RandomModel) -> list[_Tensor]:
         *_norm("embeddings.LayerNorm", hidden),
     ]
     # What a layer adds, the less the more of them: else all tokens of a text end up in one state.
-    added = (2 / model.layers) ** 0.5
+    added = (2 / model.layers) ** 0.75
     for layer in range(model.layers):
         prefix = f"encoder.layer.{layer}"
         # Wide enough that attention prefers some tokens: a uniform one would hide a wrong mask or scale.
