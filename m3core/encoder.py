@@ -188,7 +188,7 @@ class Encoder:
             truncated=np.asarray(tokens.truncated, dtype=np.bool_),
         )
         if alone:
-            raise EncodeMemoryError(sorted(alone), [tokens.lengths[index] for index in sorted(alone)], encoded)
+            raise EncodeMemoryError.of(sorted(alone), [tokens.lengths[index] for index in sorted(alone)], encoded)
         return encoded
 
     def _gives(self, signal: Signal) -> bool:

@@ -92,15 +92,20 @@ class EncodeMemoryError(M3Error):
     code = "encode-memory"
     exit_code = ExitCode.INTERNAL
 
-    def __init__(self, indices: Sequence[int], tokens: Sequence[int], encoded: Encoded) -> None:
+    indices: tuple[int, ...] = ()
+    encoded: Encoded | None = None
+
+    @classmethod
+    def of(cls, indices: Sequence[int], tokens: Sequence[int], encoded: Encoded) -> EncodeMemoryError:
+        """The error for texts of so many `tokens` each."""
         first = f"text {indices[0]} ({tokens[0]:,} tokens)"
         rest = f" and {len(indices) - 1} more" if len(indices) > 1 else ""
-        super().__init__(
+        error = cls(
             f"{first}{rest}: one text alone does not fit in the device's memory",
             "lower chunking.max_tokens, or use a device with more memory",
         )
-        self.indices = tuple(indices)
-        self.encoded = encoded
+        error.indices, error.encoded = tuple(indices), encoded
+        return error
 
 
 class DocumentError(M3Error):

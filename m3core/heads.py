@@ -56,7 +56,12 @@ def load_state_dict(path: Path, *, mmap: bool = False) -> dict[str, Tensor]:
     """Named tensors of a `.pt` or `.bin` file. Raises ModelError if it is malformed or holds anything else."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except pickle.UnpicklingError:
+        # torch's own text advises to load it without weights_only, which would run the code.
+        raise ModelError(
+            f"{path} is not a plain file of tensors (it is damaged, or holds code or other objects)", _REFETCH
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"{path} is not a plain file of tensors ({reason})", _REFETCH) from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

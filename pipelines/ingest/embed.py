@@ -156,6 +156,8 @@ def _encode_texts(texts: dict[str, str], places: dict[str, LakeRef], encoder: En
             bodies, "passage", step.batch_tokens, progress=lambda tokens: step.say(tokens, round(tokens * share))
         )
     except EncodeMemoryError as error:
+        if error.encoded is None:
+            raise
         encoded, missing = error.encoded, error.indices
     kept = [i for i in range(len(keys)) if i not in missing]
     vectors = stored_vectors(encoded)

@@ -158,6 +158,7 @@ def test_a_text_that_does_not_fit_alone_is_named_and_the_others_are_there(encode
         _failing(encoder, 120).encode(texts)
     assert caught.value.indices == (5,)
     found, plain = caught.value.encoded, encoder.encode(TEXTS)
+    assert found is not None
     assert found.dense is not None
     assert plain.dense is not None
     assert np.delete(found.dense, 5, axis=0) == pytest.approx(plain.dense, abs=1e-5)

@@ -26,7 +26,7 @@ from tests.reference.compare import (
     score_pair,
     texts_of,
 )
-from tests.reference.golden_file import Golden, golden_path, model_digest, read_golden, write_golden
+from tests.reference.golden_file import Golden, check_telling, golden_path, model_digest, read_golden, write_golden
 from tests.reference.make_models import BGE_M3_RANDOM, LOCAL, XLMR_2_LAYER, make_model
 from tests.reference.texts import PADDED, TEXTS, ReferenceText
 
@@ -146,6 +146,14 @@ def test_positions_around_a_literal_pad_equal_the_reference(two_layers: Oracle) 
 
 def test_the_random_model_is_the_same_to_the_last_bit(two_layers: Oracle) -> None:
     assert model_digest(two_layers.encoder.spec.folder) == two_layers.golden.origin.digest
+
+
+def test_the_goldens_tell_texts_and_tokens_apart(two_layers: Oracle, small: Oracle) -> None:
+    for oracle in (two_layers, small):
+        check_telling(oracle.golden)
+    starts = np.zeros_like(two_layers.golden.lexical_starts)
+    with pytest.raises(ValueError, match=r"share of texts without lexical weights is 1\.00, over 0\.34"):
+        check_telling(replace(two_layers.golden, lexical_starts=starts))
 
 
 def test_tokens_equal_the_reference(two_layers: Oracle, small: Oracle) -> None:

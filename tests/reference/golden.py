@@ -22,6 +22,7 @@ from tests.reference.golden_file import (
     SMALL_MODELS,
     Golden,
     Origin,
+    check_telling,
     fixed_point,
     golden_path,
     model_digest,
@@ -192,6 +193,7 @@ def main() -> None:
     settings = read_settings(model_folder(chosen.model, chosen.m3_small))
     names = None if chosen.model in SMALL_MODELS else FEW
     golden = make_golden(settings, chosen_texts(names, long=settings.limit >= _PASSAGE_LIMIT))
+    check_telling(golden)
     path = golden_path(chosen.model)
     write_golden(golden, path)
     print(f"{path}: {len(golden.token_counts)} texts, {path.stat().st_size:,} bytes, model {golden.origin.model}")

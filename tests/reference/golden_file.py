@@ -80,6 +80,29 @@ class Golden:
         return self.multi_positions[part], self.multi_values[part].astype(np.float32) / _FIXED_POINT
 
 
+def check_telling(golden: Golden) -> None:
+    """Raise ValueError if the goldens would fit a wrong encoder too: no lexical weights, or all vectors alike.
+
+    A random model can be so: its tokens' states grow alike from layer to layer.
+    """
+    with_weights = np.count_nonzero(np.diff(golden.lexical_starts)) / len(golden.token_counts)
+    shared = np.count_nonzero(golden.lexical_scores) / golden.lexical_scores.size
+    dense = golden.dense @ golden.dense.T
+    multi = [golden.multi(i)[1] for i, count in enumerate(golden.token_counts) if count > POSITIONS_PER_TEXT]
+    found = {
+        "share of texts without lexical weights": (1 - with_weights, 0.34),
+        "share of pairs without a shared token": (1 - shared, 0.9),
+        "mean cosine of dense vectors": (float(dense.mean()), 0.97),
+        "mean cosine within a text": (float(np.mean([(vectors @ vectors.T).mean() for vectors in multi])), 0.97),
+    }
+    for what, (value, most) in found.items():
+        if value > most:
+            raise ValueError(
+                f"{golden.origin.model}: {what} is {value:.2f}, over {most}: these goldens would tell little; change "
+                "the model in tests/reference/make_models.py"
+            )
+
+
 def golden_path(name: str) -> Path:
     """Where a model's goldens are: committed for the small ones, else in the reference environment's folder."""
     return (COMMITTED if name in SMALL_MODELS else LOCAL / "goldens") / f"{Path(name).name}.npz"

@@ -37,7 +37,10 @@ _WRITTEN_LAST = "colbert_linear.pt"
 
 @dataclass(frozen=True)
 class RandomModel:
-    """Sizes and seed of a random XLM-RoBERTa with M3 heads."""
+    """Sizes and seed of a random XLM-RoBERTa with M3 heads.
+
+    `lexical_bias` is set so that half of the tokens or more carry weight, as the states of each model happen to lie.
+    """
 
     name: str
     hidden: int
@@ -45,11 +48,16 @@ class RandomModel:
     heads: int
     ffn: int
     multi_dim: int
+    lexical_bias: float
     seed: int
 
 
-XLMR_2_LAYER = RandomModel("xlmr-2-layer", hidden=64, layers=2, heads=4, ffn=256, multi_dim=32, seed=64)
-BGE_M3_RANDOM = RandomModel("bge-m3-random", hidden=1024, layers=24, heads=16, ffn=4096, multi_dim=1024, seed=1024)
+XLMR_2_LAYER = RandomModel(
+    "xlmr-2-layer", hidden=64, layers=2, heads=4, ffn=256, multi_dim=32, lexical_bias=-0.02, seed=64
+)
+BGE_M3_RANDOM = RandomModel(
+    "bge-m3-random", hidden=1024, layers=24, heads=16, ffn=4096, multi_dim=1024, lexical_bias=0.34, seed=1024
+)
 RANDOM_MODELS = {model.name: model for model in (XLMR_2_LAYER, BGE_M3_RANDOM)}
 
 
@@ -93,7 +101,7 @@ def make_model(model: RandomModel, folder: Path, tokenizer: Path) -> Path:
     for name, value in _settings(model).items():
         (folder / name).write_text(json.dumps(value, indent=2) + "\n", encoding="ascii")
     _write_safetensors(folder / "model.safetensors", _backbone(model), model.seed)
-    _write_head(folder / "sparse_linear.pt", model, outputs=1, spread=0.15, centre=-0.02)
+    _write_head(folder / "sparse_linear.pt", model, outputs=1, spread=0.15, centre=model.lexical_bias)
     _write_head(folder / _WRITTEN_LAST, model, outputs=model.multi_dim, spread=1.0, centre=0.0)
     return folder
 

@@ -156,6 +156,7 @@ FEW = tuple(
     for kind, name in [
         ("query", "english"),
         ("query", "japanese"),
+        ("query", "repeated word"),
         ("query", "empty"),
         ("passage", "english"),
         ("passage", "german"),

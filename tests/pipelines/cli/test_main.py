@@ -133,6 +133,8 @@ CODES = {
     "config": ExitCode.USAGE,
     "missing-extra": ExitCode.USAGE,
     "model": ExitCode.USAGE,
+    "training": ExitCode.USAGE,
+    "encode-memory": ExitCode.INTERNAL,
     "document": ExitCode.DEAD_LETTERS,
     "source": ExitCode.UNREACHABLE,
     "store": ExitCode.UNREACHABLE,

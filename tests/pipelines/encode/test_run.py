@@ -108,7 +108,7 @@ def test_a_text_that_does_not_fit_in_memory_is_named(encoder: Encoder) -> None:
             assert list(itertools.islice(texts, 2)) == ["a", "b"]
             assert list(itertools.islice(texts, 3)) == ["c", "d", "e"]
             yield whole
-            raise EncodeMemoryError([1], [9], whole)
+            raise EncodeMemoryError.of([1], [9], whole)
 
     kept = Kept()
     with pytest.raises(UsageError, match="text 'd' alone does not fit in the device's memory"):
