@@ -41,11 +41,11 @@ class Differences:
     pairs: FloatArray
 
     def largest(self) -> dict[str, float]:
-        """The largest difference of each kind, by name."""
+        """The largest difference of each kind that was measured, by name."""
         found = {"dense": self.dense, "lexical weights": self.lexical, "multi-vectors": self.multi}
         found |= {f"{signal} score": values for signal, values in self.scores.items()}
         found["compute_score"] = self.pairs
-        return {name: float(values.max(initial=0.0)) for name, values in found.items()}
+        return {name: float(values.max()) for name, values in found.items() if values.size}
 
 
 def texts_of(golden: Golden) -> list[ReferenceText]:
