@@ -31,7 +31,7 @@ from m3core.layout import ADAPTER, MULTI_HEAD, SPARSE_HEAD
 from m3core.train.adapter import Adapter
 from m3core.train.curriculum import Curriculum, Portions, plan_curriculum
 from m3core.train.joint import Parameters, Rates, Trainer
-from m3core.train.pairs import file_sha256, read_pairs
+from m3core.train.pairs import Pair, file_sha256, read_pairs
 from m3core.train.starts import idf_head, shared_meaning_head, text_means
 from m3core.train.states import States, finished, frozen_states
 from m3core.types import Signal
@@ -46,10 +46,13 @@ def main(arguments: Sequence[str]) -> None:
     """Entry point: see the module's docstring."""
     _give_memory_back()
     options = _parser().parse_args(arguments)
-    portions = Portions(questions=options.questions, sentences=options.sentences, paragraphs=options.paragraphs)
-    rates = replace(Rates(), adapter=options.adapter_rate)
+    portions = Portions(
+        questions=options.questions, sentences=options.sentences, paragraphs=options.paragraphs, pivots=options.pivots
+    )
+    rates = replace(Rates(), adapter=options.adapter_rate, distil_after=options.distil_after)
     encoder = Encoder.load(options.backbone, signals=[Signal.DENSE])
-    curriculum = plan_curriculum(read_pairs(options.data), portions, options.seed)
+    pairs = _uncut(read_pairs(options.data), encoder, options.passage_tokens)
+    curriculum = plan_curriculum(pairs, portions, options.seed)
     _say(
         f"{len(curriculum.schedule):,} batches, {len(curriculum.queries.texts):,} queries, "
         f"{len(curriculum.passages.texts):,} passages"
@@ -77,6 +80,16 @@ def main(arguments: Sequence[str]) -> None:
         "start": _record(options.start) if options.start is not None else None,
     }
     (options.out / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _uncut(pairs: Sequence[Pair], encoder: Encoder, passage_tokens: int) -> list[Pair]:
+    """The pairs whose passage is encoded whole: a question about a part that is cut off teaches to guess."""
+    passages = list(dict.fromkeys(pair.positive for pair in pairs))
+    _, cut = encoder.tokenizer.encode(passages, encoder.spec.prefix("passage"), passage_tokens)
+    whole = {passage for passage, missing in zip(passages, cut, strict=True) if not missing}
+    kept = [pair for pair in pairs if pair.positive in whole]
+    _say(f"{len(pairs):,} pairs, {len(pairs) - len(kept):,} left out: their passages have over {passage_tokens} tokens")
+    return kept
 
 
 def _evaluate(encoder: Encoder, options: argparse.Namespace) -> dict[str, Any]:
@@ -114,14 +127,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--multi-dim", type=int, default=128)
     parser.add_argument("--shrink", type=float, default=0.5, help="of the multi-vector head's start")
     parser.add_argument("--query-tokens", type=int, default=64)
-    parser.add_argument("--passage-tokens", type=int, default=160)
+    parser.add_argument("--passage-tokens", type=int, default=288)
     parser.add_argument("--questions", type=int, default=Portions.questions)
     parser.add_argument("--sentences", type=int, default=Portions.sentences)
     parser.add_argument("--paragraphs", type=int, default=Portions.paragraphs)
+    parser.add_argument("--pivots", type=int, default=Portions.pivots)
     parser.add_argument("--start", type=Path, help="go on from what another run wrote, instead of from scratch")
     parser.add_argument("--skip", type=int, default=0, help="leave out the first batches, which --start has seen")
     parser.add_argument("--steps", type=int, help="at most so many batches; default: all")
     parser.add_argument("--adapter-rate", type=float, default=Rates.adapter)
+    parser.add_argument("--distil-after", type=float, default=Rates.distil_after, help="share of the steps; 1: never")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 

@@ -70,6 +70,30 @@ def translations(pairs: Iterable[Pair], rng: np.random.Generator) -> list[Bitext
     ]
 
 
+def pivots(pairs: Iterable[Pair], wanted: int, least: int, rng: np.random.Generator) -> list[Bitext]:
+    """Bitexts of two random languages that were translated from the same English, `wanted` rows or a few more.
+
+    Two languages with under `least` texts in common are passed over; fewer rows come if no other pair is left.
+    """
+    versions: dict[str, dict[str, str]] = defaultdict(dict)
+    for pair in pairs:
+        versions[pair.language].setdefault(pair.positive, pair.query)
+    languages = sorted(versions)
+    couples = [(one, other) for i, one in enumerate(languages) for other in languages[i + 1 :]]
+    found, rows = [], 0
+    for place in rng.permutation(len(couples)).tolist():
+        if rows >= wanted:
+            break
+        one, other = couples[place]
+        common = sorted(versions[one].keys() & versions[other].keys())
+        if len(common) >= least:
+            sides = [[Version(asked_sentence(versions[side][text], rng), versions[side][text]) for text in common]
+                     for side in (one, other)]  # fmt: skip
+            found.append(Bitext(f"pivot/{one}-{other}", *sides))
+            rows += len(common)
+    return found
+
+
 def parallel_questions(rows: Mapping[str, Sequence[Version]], names: str, rng: np.random.Generator) -> list[Bitext]:
     """Bitexts of pages that are translations of one another, question by question: each language with another one.
 

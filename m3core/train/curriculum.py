@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from m3core.errors import TrainingError
-from m3core.train.bitexts import Bitext, Version, crossing_batches, held_out, parallel_questions, translations
+from m3core.train.bitexts import Bitext, Version, crossing_batches, held_out, parallel_questions, pivots, translations
 from m3core.train.joint import Batch
-from m3core.train.pairs import Pair, batches, bounded_per_passage, sample_languages
+from m3core.train.pairs import Pair, bounded_per_passage, sample_languages
+from m3core.train.similar import similar_batches
 
 # Pages whose versions hold the same questions in the same order.
 PARALLEL_PAGES = ("bitcoin-org-faq",)
@@ -29,13 +30,14 @@ XLM_R_LANGUAGES = frozenset(_CC100.split())
 class Portions:
     """How many pairs of each kind, how often they are seen, and batch sizes."""
 
-    questions: int = 9_000
-    sentences: int = 14_000
-    paragraphs: int = 4_000
+    questions: int = 16_000
+    sentences: int = 30_000
+    paragraphs: int = 3_000
+    pivots: int = 3_000
     page_epochs: int = 2
     exponent: float = 0.5
     question_batch: int = 48
-    sentence_batch: int = 64
+    sentence_batch: int = 96
     paragraph_batch: int = 24
     page_batch: int = 46
 
@@ -72,13 +74,12 @@ def plan_curriculum(pairs: Sequence[Pair], portions: Portions, seed: int) -> Cur
     queries, passages = Pool(), Pool()
     schedule = [*_questions(pairs, portions, queries, passages, rng)]
     rows: list[tuple[int, int]] = []
-    for bitext, size, epochs in _bitexts(pairs, portions, rng):
-        for _ in range(epochs):
-            for batch in crossing_batches(bitext, size, rng):
-                asked, answered = queries.places(batch.queries), passages.places(batch.positives)
-                schedule.append(Batch(asked, answered, passages.places(batch.own_language)))
-                if size == portions.sentence_batch:
-                    rows.extend(zip(asked, answered, strict=True))
+    for drawn in _bitexts(pairs, portions, rng):
+        for batch in crossing_batches(drawn.bitext, drawn.batch, rng):
+            asked, answered = queries.places(batch.queries), passages.places(batch.positives)
+            schedule.append(Batch(asked, answered, passages.places(batch.own_language)))
+            if drawn.sentences:
+                rows.extend(zip(asked, answered, strict=True))
     if not rows:
         raise TrainingError("the data hold no translations", "the multi-vector head starts from them: add some")
     return Curriculum(queries, passages, [schedule[i] for i in rng.permutation(len(schedule)).tolist()], rows)
@@ -89,32 +90,44 @@ def _questions(
 ) -> list[Batch]:
     asked = bounded_per_passage([pair for pair in pairs if not pair.translation], rng)
     drawn = sample_languages(asked, portions.questions, portions.exponent, rng)
+    rounds = similar_batches(
+        [pair.positive for pair in drawn], [pair.group for pair in drawn], portions.question_batch, rng
+    )
     return [
         Batch(
             queries.places([drawn[i].query for i in indices]),
             passages.places([drawn[i].positive for i in indices]),
         )
-        for indices in batches([pair.group for pair in drawn], portions.question_batch, rng)
+        for indices in rounds
     ]
 
 
-def _bitexts(pairs: Sequence[Pair], portions: Portions, rng: np.random.Generator) -> list[tuple[Bitext, int, int]]:
-    """Bitexts with batch size and epochs."""
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """A bitext of a run, its batch size, and whether its rows are single sentences."""
+
+    bitext: Bitext
+    batch: int
+    sentences: bool = False
+
+
+def _bitexts(pairs: Sequence[Pair], portions: Portions, rng: np.random.Generator) -> list[_Drawn]:
     kept = [
         pair for pair in pairs if pair.translation and pair.language in XLM_R_LANGUAGES and not held_out(pair.positive)
     ]
     sentences = [pair for pair in kept if pair.source == "tatoeba"]
     paragraphs = [pair for pair in kept if pair.source != "tatoeba"]
-    drawn = [
-        (sample_languages(sentences, portions.sentences, portions.exponent, rng), portions.sentence_batch),
-        (sample_languages(paragraphs, portions.paragraphs, portions.exponent, rng), portions.paragraph_batch),
-    ]
-    found = [(bitext, size, 1) for sample, size in drawn for bitext in translations(sample, rng)]
+    some = sample_languages(sentences, portions.sentences, portions.exponent, rng)
+    found = [_Drawn(bitext, portions.sentence_batch, sentences=True) for bitext in translations(some, rng)]
+    some = sample_languages(paragraphs, portions.paragraphs, portions.exponent, rng)
+    english = translations(some, rng)
+    between = pivots(paragraphs, portions.pivots, portions.paragraph_batch // 2, rng)
+    found += [_Drawn(bitext, portions.paragraph_batch) for bitext in [*english, *between]]
     for source in PARALLEL_PAGES:
         pages: dict[str, list[Version]] = defaultdict(list)
         for pair in pairs:
             if pair.source == source:
                 pages[pair.language].append(Version(pair.query, pair.positive))
         for _ in range(portions.page_epochs):
-            found += [(bitext, portions.page_batch, 1) for bitext in parallel_questions(pages, source, rng)]
+            found += [_Drawn(bitext, portions.page_batch) for bitext in parallel_questions(pages, source, rng)]
     return found

@@ -28,13 +28,15 @@ from m3core.types import ALL_SIGNALS
 
 @dataclass(frozen=True)
 class Rates:
-    """Peak learning rates of the three groups of parameters, and the share of steps that warm up."""
+    """Peak learning rates of the three groups of parameters, and the shares of the steps that warm up and that go by
+    before the signals learn from their sum (1: they never do)."""
 
     adapter: float = 3e-4
     sparse: float = 5e-4
     multi: float = 1e-4
     warmup: float = 0.06
     weight_decay: float = 0.01
+    distil_after: float = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ class Texts:
 
 
 class Trainer:
-    """One run: what is trained, on which states, in which order. `resume` continues from the last checkpoint."""
+    """One run: what is trained, on which states, in which order. `run` goes on from a checkpoint if there is one."""
 
     def __init__(
         self,
@@ -150,6 +152,9 @@ class Trainer:
         parts = self.losses(batch)
         lexical = 0.0 if batch.own_language else losses.LEXICAL_LOSS
         loss = (parts["dense"] + lexical * parts["lexical"] + parts["multi"] + parts["sum"]) / 4
+        if self._step >= len(self.schedule) * self._rates.distil_after:
+            taught = parts["dense_taught"] + lexical * parts["lexical_taught"] + parts["multi_taught"]
+            loss = (loss + taught / 3) / 2
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"step {self._step}: the loss is {float(loss.detach())} on queries {list(batch.queries)[:8]}",
@@ -162,7 +167,9 @@ class Trainer:
         return {name: round(float(value.detach()), 5) for name, value in parts.items()}
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """InfoNCE of dense, lexical, multi and their sum; rows `[B]` against columns `[B]` or `[2 B]`."""
+        """InfoNCE of dense, lexical, multi and their sum, and each signal's distillation from the sum (`_taught`); rows
+        `[B]` against columns `[B]` or `[2 B]`.
+        """
         columns = [*batch.positives, *batch.own_language]
         query, passage = self._forward([(self._queries, batch.queries), (self._passages, columns)])
         dense = query.dense @ passage.dense.T
@@ -173,7 +180,10 @@ class Trainer:
         if not batch.own_language:
             scores["sum"] = scores["sum"] + losses.LEXICAL_IN_SUM * lexical
         ignored = equally_right(batch)
-        return {name: losses.info_nce(value, ignored) for name, value in scores.items()}
+        parts = {name: losses.info_nce(value, ignored) for name, value in scores.items()}
+        for name in ("dense", "lexical", "multi"):
+            parts[f"{name}_taught"] = losses.distillation(scores[name], scores["sum"], ignored)
+        return parts
 
     def _forward(self, parts: Sequence[tuple[States, Sequence[int]]]) -> list[Texts]:
         """All texts through the adapted blocks in one pass, ordered by length as the blocks want them."""

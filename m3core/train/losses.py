@@ -1,4 +1,5 @@
-"""Batched scores and InfoNCE for training heads. Shapes: B pairs, Tq and Tp padded tokens, D' vector width.
+"""Batched scores and InfoNCE for training heads. Shapes: B queries, C passages (the first B are
+the queries' own), Tq and Tp padded tokens, D' vector width.
 
 Every softmax is over score / tau (M3-Embedding, equation 1, and FlagEmbedding's code).
 """
@@ -18,7 +19,7 @@ LEXICAL_LOSS = 0.1
 def lexical_scores(
     query_ids: Tensor, query_weights: Tensor, passage_ids: Tensor, passage_weights: Tensor, dropped: Tensor
 ) -> Tensor:
-    """Lexical scores of all query-passage pairs, `[B, B]`, on the queries' own vocabulary.
+    """Lexical scores of all query-passage pairs, `[B, C]`, on the queries' own vocabulary.
 
     Ids `[B, T]`; weights `[B, T]` after relu, 0 at padding. `dropped` `[K]` are ids that carry no weight.
     """
@@ -41,9 +42,9 @@ def _on_vocabulary(ids: Tensor, weights: Tensor, vocabulary: Tensor) -> Tensor:
 
 
 def max_sim_scores(query: Tensor, query_mask: Tensor, passage: Tensor, passage_mask: Tensor) -> Tensor:
-    """Late interaction of all pairs, `[B, B]`: mean over query vectors of the largest dot product.
+    """Late interaction of all pairs, `[B, C]`: mean over query vectors of the largest dot product.
 
-    `query` `[B, Tq, D']`, `passage` `[B, Tp, D']`, masks true at real tokens. The argmax carries no gradient, so the
+    `query` `[B, Tq, D']`, `passage` `[C, Tp, D']`, masks true at real tokens. The argmax carries no gradient, so the
     backward pass needs only the gathered products.
     """
     owner = query_mask.nonzero()[:, 0]
@@ -59,9 +60,18 @@ def max_sim_scores(query: Tensor, query_mask: Tensor, passage: Tensor, passage_m
 
 
 def info_nce(scores: Tensor, same: Tensor, tau: float = TAU) -> Tensor:
-    """Cross entropy of each row's own column over all columns of `[B, B]`, with tau.
+    """Cross entropy of each row's own column over all columns of `[B, C]`, C >= B, with tau; row i's own column is i.
 
     `same[i, j]` marks other columns whose passage equals the row's positive: they are no negatives.
     """
     masked = (scores / tau).masked_fill(same, -torch.inf)
     return functional.cross_entropy(masked, torch.arange(len(scores), device=scores.device))
+
+
+def distillation(scores: Tensor, teacher: Tensor, same: Tensor, tau: float = TAU) -> Tensor:
+    """Self-knowledge distillation (M3-Embedding, section 3.3): cross entropy of softmax(scores / tau) against
+    softmax(teacher / tau), the teacher without gradient; shapes and `same` as in `info_nce`.
+    """
+    target = functional.softmax((teacher.detach() / tau).masked_fill(same, -torch.inf), dim=-1)
+    student = functional.log_softmax((scores / tau).masked_fill(same, -torch.inf), dim=-1)
+    return -(target * student.masked_fill(same, 0.0)).sum(-1).mean()

@@ -1,10 +1,10 @@
-"""Training pairs: read, bounded per passage, sampled so that small languages count, cut into batches of one source."""
+"""Training pairs: read, bounded per passage, sampled so that small languages count."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,22 +61,6 @@ def sample_languages(pairs: Sequence[Pair], wanted: int, exponent: float, rng: n
     weights = np.array([sizes[pair.language] ** (exponent - 1.0) for pair in pairs])
     chosen = rng.choice(len(pairs), size=min(wanted, len(pairs)), replace=False, p=weights / weights.sum())
     return [pairs[index] for index in chosen.tolist()]
-
-
-def batches(groups: Sequence[str], size: int, rng: np.random.Generator) -> Iterator[list[int]]:
-    """One epoch of index batches, each of one group as far as the group has pairs left; the rest fills last batches.
-
-    Parallel texts of different locales would be false negatives of one another, so they do not meet.
-    """
-    order = rng.permutation(len(groups)).tolist()
-    by_group: dict[str, list[int]] = {}
-    for index in order:
-        by_group.setdefault(groups[index], []).append(index)
-    whole = [part[i : i + size] for part in by_group.values() for i in range(0, len(part) - size + 1, size)]
-    rest = [index for part in by_group.values() for index in part[len(part) // size * size :]]
-    whole += [rest[i : i + size] for i in range(0, len(rest) - size + 1, size)]
-    for place in rng.permutation(len(whole)).tolist():
-        yield whole[place]
 
 
 def file_sha256(path: Path) -> str:

@@ -11,6 +11,7 @@ from m3core.train.bitexts import (
     crossing_batches,
     held_out,
     parallel_questions,
+    pivots,
     translations,
 )
 from m3core.train.curriculum import Portions, plan_curriculum
@@ -53,6 +54,17 @@ def test_a_query_is_one_sentence_where_there_are_several() -> None:
     asked = {asked_sentence(text, rng) for _ in range(20)}
     assert asked == {"Der Schlüssel hängt am Empfang.", "Das Labor schließt um neun Uhr."}
     assert asked_sentence("鍵は受付にあります", rng) == "鍵は受付にあります"
+
+
+def test_languages_meet_over_the_english_that_both_were_translated_from() -> None:
+    pairs = [Pair(f"de {i}", f"english {i}", "s", "de", translation=True) for i in range(20)]
+    pairs += [Pair(f"fr {i}", f"english {i}", "s", "fr", translation=True) for i in range(8, 30)]
+    pairs += [Pair(f"ja {i}", f"english {i}", "s", "ja", translation=True) for i in range(26, 40)]
+    (bitext,) = pivots(pairs, 100, 5, np.random.default_rng(0))
+    rows = [(left.passage, right.passage) for left, right in zip(bitext.left, bitext.right, strict=True)]
+    assert sorted(rows) == sorted((f"de {i}", f"fr {i}") for i in range(8, 20))
+    assert len(pivots(pairs, 1, 4, np.random.default_rng(0))) == 1
+    assert len(pivots(pairs, 100, 4, np.random.default_rng(0))) == 2
 
 
 def test_pages_with_another_number_of_questions_take_no_part() -> None:

@@ -47,6 +47,11 @@ def _trainer(encoder: Encoder, depth: int, schedule: Sequence[Batch], seed: int 
     return Trainer(encoder, Parameters(adapter, *heads), queries, passages, schedule, Rates())
 
 
+def _log_softmax(logits: Sequence[float]) -> list[float]:
+    total = max(logits) + math.log(sum(math.exp(value - max(logits)) for value in logits))
+    return [value - total for value in logits]
+
+
 @pytest.mark.parametrize("batch", [Batch([0, 1, 2], [0, 1, 2]), Batch([0, 1, 2], [0, 1, 1], [3, 4, 5])])
 @pytest.mark.parametrize("depth", [0, 1, 2])
 def test_losses_equal_loops_over_what_the_trained_encoder_gives(tiny_model: Path, batch: Batch, depth: int) -> None:
@@ -66,23 +71,22 @@ def test_losses_equal_loops_over_what_the_trained_encoder_gives(tiny_model: Path
         assert query.lexical_weights is not None
         assert query.multi is not None
         own = {batch.positives[row], *batch.own_language[row : row + 1]}
-        parts: dict[str, list[float]] = {name: [] for name in found}
-        for column, text in enumerate(columns):
-            if text in own and column != row:
-                continue
+        kept = [column for column, text in enumerate(columns) if column == row or text not in own]
+        logits: dict[str, list[float]] = {name: [] for name in ("dense", "lexical", "multi", "sum")}
+        for column in kept:
             dense = float(query.dense @ passages.dense[column])
             lexical = scoring.lexical(query.lexical_ids, query.lexical_weights, *passages.lexical.row(column))
             multi = scoring.max_sim(query.multi, passages.multi.row(column))
             shared_words = 0.0 if batch.own_language else 0.3 * lexical
             values = {"dense": dense, "lexical": lexical, "multi": multi, "sum": dense + shared_words + multi}
             for name, value in values.items():
-                parts[name].append(value / 0.02)
-            if column == row:
-                for name, value in values.items():
-                    expected[name] -= value / 0.02 / len(asked)
-        for name, logits in parts.items():
-            expected[name] += math.log(sum(math.exp(value - max(logits)) for value in logits)) / len(asked)
-            expected[name] += max(logits) / len(asked)
+                logits[name].append(value / 0.02)
+        logs = {name: _log_softmax(values) for name, values in logits.items()}
+        for name in logits:
+            expected[name] -= logs[name][kept.index(row)] / len(asked)
+        for name in ("dense", "lexical", "multi"):
+            crossed = sum(math.exp(t) * s for t, s in zip(logs["sum"], logs[name], strict=True))
+            expected[f"{name}_taught"] -= crossed / len(asked)
     # The encoder's adapter and heads are rounded to float16 and the frozen states are too; tau multiplies by 50.
     assert found == pytest.approx(expected, abs=0.1, rel=0.02)
 

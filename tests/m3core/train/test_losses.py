@@ -72,3 +72,25 @@ def test_info_nce_is_cross_entropy_over_tau_without_repeated_positives() -> None
         total = sum(math.exp(float(scores[i, j]) / 0.02) for j in columns)
         expected -= math.log(math.exp(float(scores[i, i]) / 0.02) / total) / 3
     assert float(losses.info_nce(scores, same)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_distillation_is_the_cross_entropy_against_the_teacher_and_moves_the_student_only() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.rand(3, 6, generator=generator, requires_grad=True)
+    teacher = torch.rand(3, 6, generator=generator, requires_grad=True)
+    same = torch.zeros(3, 6, dtype=torch.bool)
+    same[1, 4] = same[2, 0] = True
+    expected = 0.0
+    for i in range(3):
+        columns = [j for j in range(6) if not same[i, j]]
+        taught = [math.exp(float(teacher.detach()[i, j]) / 0.02) for j in columns]
+        student = [math.exp(float(scores.detach()[i, j]) / 0.02) for j in columns]
+        for t, s in zip(taught, student, strict=True):
+            expected -= t / sum(taught) * math.log(s / sum(student)) / 3
+    found = losses.distillation(scores, teacher, same)
+    assert float(found.detach()) == pytest.approx(expected, rel=1e-4)
+    found.backward()
+    assert teacher.grad is None
+    assert scores.grad is not None
+    assert scores.grad[1, 4] == scores.grad[2, 0] == 0
+    assert bool(torch.isfinite(scores.grad).all())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from m3core.train.pairs import Pair, batches, bounded_per_passage, read_pairs, sample_languages
+from m3core.train.pairs import Pair, bounded_per_passage, read_pairs, sample_languages
 
 
 def test_sources_of_unclear_terms_are_left_out_and_repeats_bounded(pairs_file: Path) -> None:
@@ -22,12 +22,3 @@ def test_small_languages_are_drawn_more_often_than_their_share() -> None:
     # 900 ** .5 to 100 ** .5 is three to one.
     assert len({pair.query for pair in drawn}) == 200
     assert 35 <= small <= 65
-
-
-def test_batches_do_not_mix_groups_while_a_group_has_pairs_left() -> None:
-    groups = ["a"] * 10 + ["b"] * 7 + ["c"]
-    epoch = list(batches(groups, 4, np.random.default_rng(1)))
-    mixed = [batch for batch in epoch if len({groups[i] for i in batch}) > 1]
-    assert len(epoch) == 4
-    assert len(mixed) == 1
-    assert len({i for batch in epoch for i in batch}) == 16
