@@ -32,11 +32,18 @@ class TokenBudget:
         self._share = 1.0
         self._fitted = 0
         self._halvings = 0
+        self._told = 0
 
     @property
     def halvings(self) -> int:
         """How often a batch did not fit."""
         return self._halvings
+
+    def new_halvings(self) -> int:
+        """Those since the last call: threads that add up what they are told count each one once."""
+        with self._lock:
+            new, self._told = self._halvings - self._told, self._halvings
+            return new
 
     def tokens(self, asked: int) -> int:
         """Padded tokens that a batch may hold now; at least 1."""

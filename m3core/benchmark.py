@@ -10,7 +10,6 @@ import torch
 
 from m3core.batching import TokenBudget, forward_all
 from m3core.encoder import Encoder
-from m3core.types import TextKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +37,11 @@ class EncodeFigures:
         return self.backbone_seconds / self.seconds
 
 
-def measure_encoding(
-    encoder: Encoder, texts: Sequence[str], batch_tokens: int, rounds: int, kind: TextKind = "passage"
-) -> EncodeFigures:
-    """Encode `texts` `rounds` times, in turn with the bare backbone, after one small warm-up. `texts` is not empty."""
-    encoder.encode(texts[:2], kind, batch_tokens)
-    ids, truncated = encoder.tokenizer.encode(texts, encoder.spec.prefix(kind), encoder.spec.max_length)
+def measure_encoding(encoder: Encoder, texts: Sequence[str], batch_tokens: int, rounds: int) -> EncodeFigures:
+    """Encode passages `rounds` times, in turn with the bare backbone, after one small warm-up. `texts` is not empty."""
+    encoder.encode(texts[:2], batch_tokens=batch_tokens)
+    spec = encoder.spec
+    ids, truncated = encoder.tokenizer.encode(texts, spec.prefix("passage"), spec.limit("passage"), spec.cls_stride)
     lengths = [len(row) for row in ids]
     padded = 0
 
@@ -58,14 +56,15 @@ def measure_encoding(
     whole, alone = float("inf"), float("inf")
     for _ in range(rounds):
         padded = 0
-        whole = min(whole, _seconds(lambda: encoder.encode(texts, kind, batch_tokens)))
-        alone = min(alone, _seconds(lambda: forward_all(lengths, batch_tokens, TokenBudget(), bare)))
+        whole = min(whole, seconds_of(lambda: encoder.encode(texts, batch_tokens=batch_tokens)))
+        alone = min(alone, seconds_of(lambda: forward_all(lengths, batch_tokens, TokenBudget(), bare)))
     return EncodeFigures(
         len(texts), sum(lengths), sum(truncated), torch.get_num_threads(), padded / sum(lengths), whole, alone
     )
 
 
-def _seconds(work: Callable[[], object]) -> float:
+def seconds_of(work: Callable[[], object]) -> float:
+    """Wall time of one call."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started

@@ -15,14 +15,16 @@ from typing import Any, Literal
 
 from m3core.errors import ModelError, UsageError
 from m3core.fusion import BUILT_IN_PRESETS, Weights
-from m3core.layout import MULTI_HEAD, WEIGHT_FILES
+from m3core.layout import MULTI_HEAD, REFETCH, WEIGHT_FILES
+from m3core.zoo import resolve_model
 
 _MAX_JSON_BYTES = 1 << 20
 # MCLS (M3-Embedding, section 3.4): one cls in front of each 256 tokens of text.
 MCLS_STRIDE = 257
-_REFETCH = "fetch the model folder again, or name another one"
-# XLM-RoBERTa numbers positions from padding_idx + 1; BERT from 0.
-_POSITION_OFFSET = {"bert": 0, "xlm-roberta": 2}
+# Paper and FlagEmbedding: queries are read up to 512 tokens, passages up to the model's limit.
+QUERY_MAX_LENGTH = 512
+# The id of the padding token where the family numbers positions by it.
+_PADDING = {"bert": None, "xlm-roberta": 1}
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,14 @@ class Architecture:
     layer_norm_eps: float
 
     @property
+    def padding(self) -> int | None:
+        """Id of the token that takes no position of its own; None: every token takes one."""
+        return _PADDING[self.family]
+
+    @property
     def position_offset(self) -> int:
-        """Position id of a text's first token."""
-        return _POSITION_OFFSET[self.family]
+        """Position id of a text's first token: XLM-RoBERTa numbers from the padding token's id + 1, BERT from 0."""
+        return 0 if self.padding is None else self.padding + 1
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,8 @@ class ModelSpec:
     """Everything about a model that the rest of the product asks, without its weights.
 
     `max_length` counts all tokens that the backbone reads, specials and prefix included. `pooling` is never `mcls` in a
-    file: it is chosen when the model is loaded.
+    file: it is chosen when the model is loaded. `special_ids` are ids of special tokens that config.json relies on, by
+    their role in m3core.tokenize.SpecialIds.
     """
 
     name: str
@@ -61,6 +69,7 @@ class ModelSpec:
     query_prefix: str = ""
     passage_prefix: str = ""
     presets: Mapping[str, Weights] = field(default_factory=lambda: dict(BUILT_IN_PRESETS))
+    special_ids: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def dense_dim(self) -> int:
@@ -78,11 +87,25 @@ class ModelSpec:
         for name in WEIGHT_FILES:
             if (self.folder / name).is_file():
                 return self.folder / name
-        raise ModelError(f"{self.folder}: neither {WEIGHT_FILES[0]} nor {WEIGHT_FILES[1]} is there", _REFETCH)
+        raise ModelError(f"{self.folder}: neither {WEIGHT_FILES[0]} nor {WEIGHT_FILES[1]} is there", REFETCH)
 
     def prefix(self, kind: str) -> str:
         """The model's own prefix for `query` or `passage`."""
         return self.query_prefix if kind == "query" else self.passage_prefix
+
+    def limit(self, kind: str) -> int:
+        """Most tokens of a `query` or `passage` that are read, specials and prefix included."""
+        return min(QUERY_MAX_LENGTH, self.max_length) if kind == "query" else self.max_length
+
+
+def model_spec(
+    name: str, revision: str | None = None, base: Path | None = None, long_pooling: str | None = None
+) -> ModelSpec:
+    """Settings of a model by its name: m3-small, a folder (a relative one is taken from `base`), or a hub id.
+
+    Raises ModelError and UsageError as m3core.zoo.resolve_model and `read_spec` do.
+    """
+    return read_spec(resolve_model(name, revision, base), name, long_pooling)
 
 
 def read_spec(folder: Path, name: str | None = None, long_pooling: str | None = None) -> ModelSpec:
@@ -107,6 +130,7 @@ def read_spec(folder: Path, name: str | None = None, long_pooling: str | None = 
         query_prefix=_text(folder, prompts, "query"),
         passage_prefix=_text(folder, prompts, "passage"),
         presets=_presets(folder, extras),
+        special_ids=_special_ids(folder, architecture, config),
     )
 
 
@@ -129,19 +153,19 @@ def _read_json(folder: Path, name: str, *, required: bool = False) -> dict[str, 
             raise ModelError(f"{folder}: {name} is missing", "a model folder in BGE-M3's layout has one")
         return {}
     if path.stat().st_size > _MAX_JSON_BYTES:
-        raise ModelError(f"{path} has {path.stat().st_size} bytes; settings have at most {_MAX_JSON_BYTES}", _REFETCH)
+        raise ModelError(f"{path} has {path.stat().st_size} bytes; settings have at most {_MAX_JSON_BYTES}", REFETCH)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ModelError(f"{path} is not JSON ({error})", _REFETCH) from None
+        raise ModelError(f"{path} is not JSON ({error})", REFETCH) from None
     if not isinstance(value, dict):
-        raise ModelError(f"{path} is not a JSON object", _REFETCH)
+        raise ModelError(f"{path} is not a JSON object", REFETCH)
     return value
 
 
 def _architecture(folder: Path, config: Mapping[str, Any]) -> Architecture:
     family = config.get("model_type")
-    if family not in _POSITION_OFFSET:
+    if family not in _PADDING:
         raise ModelError(
             f"{folder}: model_type {family!r} is not known; it must be bert or xlm-roberta",
             "use a BERT or XLM-RoBERTa backbone",
@@ -164,10 +188,44 @@ def _architecture(folder: Path, config: Mapping[str, Any]) -> Architecture:
             layer_norm_eps=float(config["layer_norm_eps"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{folder}: config.json: {error!r} is missing or not a number", _REFETCH) from None
+        raise ModelError(f"{folder}: config.json: {error!r} is missing or not a number", REFETCH) from None
     if architecture.hidden % architecture.heads:
-        raise ModelError(f"{folder}: {architecture.hidden} units do not divide by {architecture.heads} heads", _REFETCH)
+        raise ModelError(f"{folder}: {architecture.hidden} units do not divide by {architecture.heads} heads", REFETCH)
     return architecture
+
+
+# Names in config.json by role, and what XLM-RoBERTa has where they are left out (transformers' XLMRobertaConfig).
+_SPECIAL_KEYS = {
+    "cls": ("bos_token_id", "cls_token_id"),
+    "eos": ("eos_token_id", "sep_token_id"),
+    "pad": ("pad_token_id",),
+}
+_XLMR_SPECIALS = {"cls": 0, "eos": 2, "pad": 1}
+
+
+def _special_ids(folder: Path, sizes: Architecture, config: Mapping[str, Any]) -> dict[str, int]:
+    """Special tokens by role, as far as config.json tells them and the backbone relies on them.
+
+    A BERT numbers positions without looking at padding, and models with an XLM-R vocabulary often keep BertConfig's 0
+    for it: there it is not asked for.
+    """
+    ids = dict(_XLMR_SPECIALS) if sizes.family == "xlm-roberta" else {}
+    roles = _SPECIAL_KEYS if sizes.padding is not None else {role: _SPECIAL_KEYS[role] for role in ("cls", "eos")}
+    for role, keys in roles.items():
+        for key in keys:
+            told = config.get(key)
+            if told is None:
+                continue
+            if not isinstance(told, int) or isinstance(told, bool):
+                raise ModelError(f"{folder}: config.json: {key} is {told!r}; it must be a whole number", REFETCH)
+            ids[role] = told
+    if sizes.padding is not None and ids["pad"] != sizes.padding:
+        raise ModelError(
+            f"{folder}: config.json: pad_token_id is {ids['pad']}; a backbone of type {sizes.family} pads with "
+            f"{sizes.padding}",
+            REFETCH,
+        )
+    return ids
 
 
 def _pooling(folder: Path) -> Literal["cls", "mean"]:
@@ -177,7 +235,7 @@ def _pooling(folder: Path) -> Literal["cls", "mean"]:
         return "cls"
     if modes == ["pooling_mode_mean_tokens"]:
         return "mean"
-    raise ModelError(f"{folder}: pooling {', '.join(modes)}; known are cls and mean, one of them", _REFETCH)
+    raise ModelError(f"{folder}: pooling {', '.join(modes)}; known are cls and mean, one of them", REFETCH)
 
 
 def _max_length(folder: Path, architecture: Architecture) -> int:
@@ -201,7 +259,7 @@ def _multi_dim(folder: Path, extras: Mapping[str, Any]) -> int:
 def _text(folder: Path, prompts: Any, key: str) -> str:
     value = prompts.get(key, "") if isinstance(prompts, dict) else None
     if not isinstance(value, str) or len(value) > 1000:
-        raise ModelError(f"{folder}: prompt {key!r} is not a text of at most 1000 characters", _REFETCH)
+        raise ModelError(f"{folder}: prompt {key!r} is not a text of at most 1000 characters", REFETCH)
     return value
 
 
@@ -211,5 +269,5 @@ def _presets(folder: Path, extras: Mapping[str, Any]) -> dict[str, Weights]:
         try:
             presets[name] = Weights(float(value["dense"]), float(value["lexical"]), float(value["multi"]))
         except (KeyError, TypeError, ValueError):
-            raise ModelError(f"{folder}: m3.json: preset {name!r} needs dense, lexical and multi", _REFETCH) from None
+            raise ModelError(f"{folder}: m3.json: preset {name!r} needs dense, lexical and multi", REFETCH) from None
     return presets

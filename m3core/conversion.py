@@ -18,10 +18,10 @@ from torch import Tensor
 from m3core.checkpoint import ModelSpec, read_spec
 from m3core.encoder import Encoder
 from m3core.errors import DiskFullError, ModelError, UsageError
-from m3core.heads import load_state_dict, read_head
+from m3core.heads import read_head
 from m3core.inspection import HEAD_FILES, Inspection, inspect_model
 from m3core.layout import WEIGHT_FILES
-from m3core.weights import WeightsFile
+from m3core.weights import WeightsFile, read_tensors
 
 StoredDtype = Literal["float32", "float16", "bfloat16"]
 
@@ -64,19 +64,20 @@ def convert_model(spec: ModelSpec, target: Path, dtype: StoredDtype) -> Conversi
         UsageError: `target` is taken or has no parent.
         DiskFullError: there is no room.
     """
-    _check_target(target)
+    check_target(target)
     before = inspect_model(spec)
     for name in HEAD_FILES.values():
         read_head(spec.folder, name)
     _check_room(before, target, dtype)
-    with _becoming(target) as folder:
+    with becoming(target) as folder:
         _write(before.weights, folder, dtype)
-        _copy_rest(spec.folder, folder, dtype)
+        copy_rest(spec.folder, folder, dtype)
         Encoder.load(folder)
     return Conversion(before, inspect_model(read_spec(target)))
 
 
-def _check_target(target: Path) -> None:
+def check_target(target: Path) -> None:
+    """Raise UsageError if a new folder cannot get this name."""
     if target.is_dir() and not any(target.iterdir()):
         return
     if target.exists() or target.is_symlink():
@@ -98,7 +99,7 @@ def _check_room(before: Inspection, target: Path, dtype: StoredDtype) -> None:
 
 
 @contextmanager
-def _becoming(target: Path) -> Iterator[Path]:
+def becoming(target: Path) -> Iterator[Path]:
     """A folder beside `target` that takes its name at the end; nothing is left if the block raises."""
     place = target.resolve()
     folder = place.with_name(f".tmp-{place.name}-{os.getpid()}-{secrets.token_hex(4)}")
@@ -114,24 +115,12 @@ def _write(weights: WeightsFile, folder: Path, dtype: StoredDtype) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    tensors = {name: _converted(tensor, name, weights.path, dtype) for name, tensor in _read(weights)}
+    tensors = {name: _converted(tensor, name, weights.path, dtype) for name, tensor in read_tensors(weights)}
     try:
         save_file(tensors, folder / WEIGHT_FILES[0], metadata={"format": "pt"})
     except SafetensorError as error:
         # The folder is new and ours: what can fail is its file system.
         raise DiskFullError(f"{folder}: weights could not be written ({error})", "free some space") from error
-
-
-def _read(weights: WeightsFile) -> Iterator[tuple[str, Tensor]]:
-    """The backbone's tensors, one after another, under their names without the model's own prefix."""
-    if weights.path.suffix != ".safetensors":
-        stored = load_state_dict(weights.path, mmap=True)
-        yield from ((tensor.name, stored[tensor.stored_as]) for tensor in weights.backbone)
-        return
-    from safetensors import safe_open
-
-    with safe_open(weights.path, "pt") as file:
-        yield from ((tensor.name, file.get_tensor(tensor.stored_as)) for tensor in weights.backbone)
 
 
 def _converted(tensor: Tensor, name: str, path: Path, dtype: StoredDtype) -> Tensor:
@@ -142,7 +131,8 @@ def _converted(tensor: Tensor, name: str, path: Path, dtype: StoredDtype) -> Ten
     return converted
 
 
-def _copy_rest(source: Path, folder: Path, dtype: StoredDtype) -> None:
+def copy_rest(source: Path, folder: Path, dtype: StoredDtype) -> None:
+    """Copy what belongs to a model but its weights; config.json tells their new dtype."""
     for path in _kept_files(source):
         copy = folder / path.relative_to(source)
         copy.parent.mkdir(exist_ok=True)
@@ -159,4 +149,4 @@ def _kept_files(source: Path) -> list[Path]:
     return [source / name for name in _KEPT if (source / name).is_file()]
 
 
-__all__ = ["Conversion", "StoredDtype", "convert_model"]
+__all__ = ["Conversion", "StoredDtype", "becoming", "check_target", "convert_model", "copy_rest"]

@@ -6,16 +6,16 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from m3core.batching import TokenBudget, forward_all
-from m3core.checkpoint import ModelSpec, read_spec
-from m3core.errors import EncodeMemoryError, ModelError, UsageError
+from m3core.checkpoint import ModelSpec, model_spec
+from m3core.errors import EncodeMemoryError, UsageError
 from m3core.fingerprint import encoder_fingerprint
+from m3core.gathering import Part, gather_dense, gather_lexical, gather_multi
 from m3core.heads import Linear, read_head
 from m3core.layout import MULTI_HEAD, SPARSE_HEAD
 from m3core.lexical import pool_token_weights
@@ -28,48 +28,14 @@ from m3core.model import (
     token_vectors,
     token_weights,
 )
-from m3core.precision import EXACT, Execution, choose_execution
-from m3core.tokenize import TextTokenizer
-from m3core.types import (
-    ALL_SIGNALS,
-    ChunkVectors,
-    Encoded,
-    Float32Array,
-    LexicalBatch,
-    MultiBatch,
-    QueryVectors,
-    Signal,
-    TextKind,
-)
-from m3core.zoo import resolve_model
+from m3core.precision import EXACT, Execution, bound_compiled_products, choose_execution
+from m3core.tokenize import TextTokenizer, load_tokenizer
+from m3core.types import ALL_SIGNALS, ChunkVectors, Encoded, LexicalBatch, QueryVectors, Signal, TextKind
+from m3core.windows import WINDOW_TEXTS, WINDOW_TOKENS, Tokens, read_windows
 
 DEFAULT_BATCH_TOKENS = 4096
-# Paper and FlagEmbedding: queries are read up to 512 tokens, passages up to the model's limit.
-QUERY_MAX_LENGTH = 512
-
-
-@dataclass(frozen=True)
-class _Tokens:
-    """Token ids of some texts, at most the limit of each, and which were cut."""
-
-    ids: list[list[int]]
-    truncated: list[bool]
-
-    @cached_property
-    def lengths(self) -> list[int]:
-        return [len(row) for row in self.ids]
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Results of one batch, in the order of its texts; `vectors` counts the multi-vectors of each."""
-
-    indices: list[int]
-    tokens: int
-    vectors: list[int]
-    dense: Float32Array | None
-    lexical: LexicalBatch | None
-    multi: Float32Array | None
+# Told of a finished batch: the places of its texts among those that were given, and the tokens of all of them.
+BatchProgress = Callable[[Sequence[int], int], None]
 
 
 @dataclass(frozen=True)
@@ -105,15 +71,10 @@ class Encoder:
         """
         if threads is not None:
             torch.set_num_threads(threads)
-        spec = read_spec(resolve_model(str(name), revision), str(name), long_pooling)
+        spec = model_spec(str(name), revision, long_pooling=long_pooling)
+        bound_compiled_products()
         execution = choose_execution(device, precision)
-        tokenizer = TextTokenizer.load(spec.folder)
-        if tokenizer.vocabulary_size > spec.architecture.vocabulary:
-            raise ModelError(
-                f"{spec.folder}: the tokenizer has {tokenizer.vocabulary_size} ids, the backbone only "
-                f"{spec.architecture.vocabulary}",
-                "use the tokenizer.json that belongs to the model",
-            )
+        tokenizer = load_tokenizer(spec)
         lexical = read_head(spec.folder, SPARSE_HEAD) if Signal.LEXICAL in signals else None
         multi = read_head(spec.folder, MULTI_HEAD) if Signal.MULTI in signals else None
         return cls(
@@ -136,9 +97,9 @@ class Encoder:
         texts: Sequence[str],
         kind: TextKind = "passage",
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
-        progress: Callable[[int], None] | None = None,
+        progress: BatchProgress | None = None,
     ) -> Encoded:
-        """Encode texts; results are in their order. `progress` is told the tokens of each finished batch.
+        """Encode texts; results are in their order. `progress` is told of each finished batch.
 
         A text longer than the model reads is cut (its eos stays) and marked in `truncated`. Raises UsageError, naming
         its place, for what is no text; EncodeMemoryError, after all others are done, if texts do not fit in memory even
@@ -150,40 +111,55 @@ class Encoder:
         self,
         texts: Iterable[str],
         kind: TextKind = "passage",
-        window: int = 512,
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: BatchProgress | None = None,
+        *,
+        window: int = WINDOW_TEXTS,
+        window_tokens: int = WINDOW_TOKENS,
     ) -> Iterator[Encoded]:
-        """Encode any number of texts, `window` of them at a time: memory stays flat. Results are in order.
+        """Encode any number of texts, at most `window` texts or `window_tokens` tokens at a time: memory stays flat.
 
-        A thread tokenizes the next window while this one is in the model.
+        Results are in order; one text with more tokens is a window of its own. A thread reads and tokenizes ahead while
+        a window is in the model. `progress` is told of each finished batch, with places within its window. Raises as
+        `encode`; the place of what is no text counts from the first text of all.
         """
-        source = iter(texts)
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="m3-tokenize") as ahead:
-            waiting = ahead.submit(self._tokenize, list(islice(source, window)), kind)
-            while (tokens := waiting.result()).ids:
-                waiting = ahead.submit(self._tokenize, list(islice(source, window)), kind)
-                yield self._encode(tokens, batch_tokens, None)
+        windows = read_windows(texts, window, window_tokens)
+        read = 0
 
-    def _tokenize(self, texts: Sequence[str], kind: TextKind) -> _Tokens:
+        def tokenize() -> Tokens:
+            nonlocal read
+            found = next(windows, [])
+            tokens = self._tokenize(found, kind, read)
+            read += len(found)
+            return tokens
+
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="m3-tokenize") as ahead:
+            waiting = ahead.submit(tokenize)
+            while (tokens := waiting.result()).ids:
+                waiting = ahead.submit(tokenize)
+                for part in tokens.cut(window_tokens):
+                    yield self._encode(part, batch_tokens, progress)
+
+    def _tokenize(self, texts: Sequence[str], kind: TextKind, first: int = 0) -> Tokens:
         if kind not in ("query", "passage"):
             raise UsageError(f"kind {kind!r} is neither query nor passage", "encode(texts, kind='query' or 'passage')")
-        limit = min(QUERY_MAX_LENGTH, self.spec.max_length) if kind == "query" else self.spec.max_length
-        for index, text in enumerate(texts):
+        for index, text in enumerate(texts, start=first):
             _check_text(index, text)
-        return _Tokens(*self.tokenizer.encode(texts, self.spec.prefix(kind), limit, self.spec.cls_stride))
+        spec = self.spec
+        return Tokens(*self.tokenizer.encode(texts, spec.prefix(kind), spec.limit(kind), spec.cls_stride))
 
-    def _encode(self, tokens: _Tokens, batch_tokens: int, progress: Callable[[int], None] | None) -> Encoded:
-        def forward(indices: list[int]) -> _Part:
+    def _encode(self, tokens: Tokens, batch_tokens: int, progress: BatchProgress | None) -> Encoded:
+        def forward(indices: list[int]) -> Part:
             part = self._forward(indices, [tokens.ids[index] for index in indices])
             if progress is not None:
-                progress(part.tokens)
+                progress(indices, sum(tokens.lengths[index] for index in indices))
             return part
 
         parts, alone = forward_all(tokens.lengths, batch_tokens, self.budget, forward)
         encoded = Encoded(
-            dense=_gather_dense(parts, len(tokens.ids), self.spec.dense_dim) if self._gives(Signal.DENSE) else None,
-            lexical=_gather_lexical(parts, len(tokens.ids)) if self._gives(Signal.LEXICAL) else None,
-            multi=_gather_multi(parts, len(tokens.ids), self.spec.multi_dim) if self._gives(Signal.MULTI) else None,
+            dense=gather_dense(parts, len(tokens.ids), self.spec.dense_dim) if self._gives(Signal.DENSE) else None,
+            lexical=gather_lexical(parts, len(tokens.ids)) if self._gives(Signal.LEXICAL) else None,
+            multi=gather_multi(parts, len(tokens.ids), self.spec.multi_dim) if self._gives(Signal.MULTI) else None,
             token_counts=np.asarray(tokens.lengths, dtype=np.int32),
             truncated=np.asarray(tokens.truncated, dtype=np.bool_),
         )
@@ -206,7 +182,7 @@ class Encoder:
         )
 
     @torch.inference_mode()
-    def _forward(self, indices: list[int], token_ids: list[list[int]]) -> _Part:
+    def _forward(self, indices: list[int], token_ids: list[list[int]]) -> Part:
         lengths = [len(ids) for ids in token_ids]
         device = self.execution.device
         packed = torch.tensor([token for ids in token_ids for token in ids], dtype=torch.int64)
@@ -226,7 +202,7 @@ class Encoder:
             multi = token_vectors(states, dropped.to(device), self.multi_head).cpu().numpy()
         rows = torch.repeat_interleave(torch.arange(len(lengths)), counts)
         vectors = torch.bincount(rows[~dropped], minlength=len(lengths)).tolist()
-        return _Part(indices, len(packed), vectors, dense, lexical, multi)
+        return Part(indices, vectors, dense, lexical, multi)
 
     def _pool_lexical(self, packed: torch.Tensor, counts: torch.Tensor, weights: torch.Tensor) -> LexicalBatch:
         return pool_token_weights(
@@ -256,8 +232,9 @@ def stored_vectors(encoded: Encoded) -> list[ChunkVectors]:
     """
     rows = []
     empty = np.zeros((0, 0), dtype=np.float16)
+    no_ids, no_weights = np.zeros(0, dtype=np.uint32), np.zeros(0, dtype=np.float32)
     for i in range(len(encoded)):
-        ids, weights = encoded.lexical.row(i) if encoded.lexical is not None else (_NO_IDS, _NO_WEIGHTS)
+        ids, weights = encoded.lexical.row(i) if encoded.lexical is not None else (no_ids, no_weights)
         rows.append(
             ChunkVectors(
                 dense=empty[0:0].reshape(-1) if encoded.dense is None else encoded.dense[i].astype(np.float16),
@@ -269,48 +246,4 @@ def stored_vectors(encoded: Encoded) -> list[ChunkVectors]:
     return rows
 
 
-_NO_IDS = np.zeros(0, dtype=np.uint32)
-_NO_WEIGHTS = np.zeros(0, dtype=np.float32)
-
-
-def _gather_dense(parts: Sequence[_Part], texts: int, width: int) -> Float32Array:
-    gathered = np.zeros((texts, width), dtype=np.float32)
-    for part in parts:
-        gathered[part.indices] = part.dense
-    return gathered
-
-
-def _gather_lexical(parts: Sequence[_Part], texts: int) -> LexicalBatch:
-    rows = [(_NO_IDS, _NO_WEIGHTS)] * texts
-    for part in parts:
-        if part.lexical is not None:
-            for place, index in enumerate(part.indices):
-                rows[index] = part.lexical.row(place)
-    sizes = np.array([len(ids) for ids, _ in rows], dtype=np.int64)
-    return LexicalBatch(
-        indptr=_cumulative(sizes),
-        ids=np.concatenate([_NO_IDS, *(ids for ids, _ in rows)]),
-        weights=np.concatenate([_NO_WEIGHTS, *(weights for _, weights in rows)]),
-    )
-
-
-def _gather_multi(parts: Sequence[_Part], texts: int, width: int) -> MultiBatch:
-    counts = np.zeros(texts, dtype=np.int64)
-    for part in parts:
-        counts[part.indices] = part.vectors
-    offsets = _cumulative(counts)
-    values = np.empty((int(offsets[-1]), width), dtype=np.float32)
-    for part in parts:
-        start = 0
-        for index, vectors in zip(part.indices, part.vectors, strict=True):
-            if part.multi is not None:
-                values[offsets[index] : offsets[index + 1]] = part.multi[start : start + vectors]
-            start += vectors
-    return MultiBatch(offsets, values)
-
-
-def _cumulative(sizes: np.typing.NDArray[np.int64]) -> np.typing.NDArray[np.int64]:
-    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes)])
-
-
-__all__ = ["DEFAULT_BATCH_TOKENS", "QUERY_MAX_LENGTH", "Encoder", "stored_vectors"]
+__all__ = ["DEFAULT_BATCH_TOKENS", "BatchProgress", "Encoder", "stored_vectors"]

@@ -11,9 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from m3core.errors import ModelError
-from m3core.layout import SPARSE_HEAD
-
-_REFETCH = "fetch the model folder again, or name another one"
+from m3core.layout import REFETCH, SPARSE_HEAD
 
 
 @dataclass(frozen=True)
@@ -26,9 +24,9 @@ class Linear:
     def __call__(self, states: Tensor) -> Tensor:
         return functional.linear(states, self.weight, self.bias)
 
-    def on(self, device: str) -> Linear:
-        """The same layer on another device."""
-        return Linear(self.weight.to(device), self.bias.to(device))
+    def on(self, device: str, dtype: torch.dtype = torch.float32) -> Linear:
+        """The same layer on another device, in another precision; heads stay in float32."""
+        return Linear(self.weight.to(device, dtype), self.bias.to(device, dtype))
 
 
 def read_head(folder: Path, name: str) -> Linear:
@@ -46,9 +44,9 @@ def read_head(folder: Path, name: str) -> Linear:
     state = load_state_dict(path)
     weight, bias = state.get("weight"), state.get("bias")
     if weight is None or bias is None or weight.dim() != 2 or tuple(bias.shape) != (weight.shape[0],):
-        raise ModelError(f"{path}: a head has weight [out, in] and bias [out]", _REFETCH)
+        raise ModelError(f"{path}: a head has weight [out, in] and bias [out]", REFETCH)
     if not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
-        raise ModelError(f"{path}: the head has values that are not finite", _REFETCH)
+        raise ModelError(f"{path}: the head has values that are not finite", REFETCH)
     return Linear(weight.float(), bias.float())
 
 
@@ -59,11 +57,11 @@ def load_state_dict(path: Path, *, mmap: bool = False) -> dict[str, Tensor]:
     except pickle.UnpicklingError:
         # torch's own text advises to load it without weights_only, which would run the code.
         raise ModelError(
-            f"{path} is not a plain file of tensors (it is damaged, or holds code or other objects)", _REFETCH
+            f"{path} is not a plain file of tensors (it is damaged, or holds code or other objects)", REFETCH
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"{path} is not a plain file of tensors ({reason})", _REFETCH) from None
+        raise ModelError(f"{path} is not a plain file of tensors ({reason})", REFETCH) from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ModelError(f"{path} holds something else than named tensors", _REFETCH)
+        raise ModelError(f"{path} holds something else than named tensors", REFETCH)
     return state

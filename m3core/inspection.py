@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from m3core.checkpoint import ModelSpec
-from m3core.errors import ModelError
 from m3core.fingerprint import encoder_fingerprint
 from m3core.heads import read_head
 from m3core.layout import MULTI_HEAD, SPARSE_HEAD
 from m3core.model import check_head
-from m3core.tokenize import TextTokenizer
+from m3core.tokenize import load_tokenizer
 from m3core.types import Signal
 from m3core.weights import WeightsFile, read_weights
 
@@ -56,7 +55,7 @@ def inspect_model(spec: ModelSpec) -> Inspection:
         spec=spec,
         weights=read_weights(spec),
         heads={signal: _head(spec, signal) for signal in HEAD_FILES},
-        tokenizer_ids=_tokenizer_ids(spec),
+        tokenizer_ids=load_tokenizer(spec).vocabulary_size,
         fingerprint=encoder_fingerprint(spec),
     )
 
@@ -68,15 +67,3 @@ def _head(spec: ModelSpec, signal: Signal) -> HeadShape | None:
     outputs = 1 if signal is Signal.LEXICAL else spec.multi_dim
     head = check_head(read_head(spec.folder, name), name, spec, outputs)
     return HeadShape(inputs=int(head.weight.shape[1]), outputs=outputs)
-
-
-def _tokenizer_ids(spec: ModelSpec) -> int:
-    tokenizer = TextTokenizer.load(spec.folder)
-    ids = tokenizer.vocabulary_size
-    if ids > spec.architecture.vocabulary:
-        raise ModelError(
-            f"{spec.folder}: the tokenizer has {ids} ids, the backbone only {spec.architecture.vocabulary}",
-            "use the tokenizer.json that belongs to the model",
-        )
-    _ = tokenizer.special  # refuses a vocabulary without cls, eos, pad or unk
-    return ids

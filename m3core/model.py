@@ -6,10 +6,9 @@ matrix; attention runs on groups of equal length, `[n, heads, S, d]`, so it need
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,10 +16,10 @@ from torch.nn import functional
 
 from m3core.checkpoint import MCLS_STRIDE, Architecture, ModelSpec
 from m3core.errors import ModelError
-from m3core.heads import Linear, load_state_dict
+from m3core.heads import Linear
+from m3core.layout import EMBEDDINGS, NORMS, PRODUCTS, REFETCH, in_block
 from m3core.precision import Execution
-
-_REFETCH = "fetch the model folder again, or name another one"
+from m3core.weights import read_tensors, read_weights
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,11 @@ class Norm:
 
     def __call__(self, states: Tensor) -> Tensor:
         return functional.layer_norm(states, self.weight.shape, self.weight, self.bias, self.eps)
+
+    def on(self, execution: Execution) -> Norm:
+        """The same norm on another device, in another precision."""
+        weight, bias = (values.to(execution.device, execution.dtype) for values in (self.weight, self.bias))
+        return replace(self, weight=weight, bias=bias)
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,16 @@ class Layer:
         mixed = self.attended(_attention(self.qkv(states), lengths, heads))
         states = self.attended_norm(states + mixed)
         return self.down_norm(states + self.down(functional.gelu(self.up(states))))
+
+    def with_products(self, change: Callable[[str, Linear], Linear]) -> Layer:
+        """The same block with every linear layer changed; `change` is told its name in m3core.layout.PRODUCTS too."""
+        qkv, attended, up, down = (change(name, getattr(self, name)) for name in PRODUCTS)
+        return replace(self, qkv=qkv, attended=attended, up=up, down=down)
+
+    def on(self, execution: Execution) -> Layer:
+        """The same block on another device, in another precision."""
+        moved = self.with_products(lambda _, linear: linear.on(execution.device, execution.dtype))
+        return replace(moved, attended_norm=self.attended_norm.on(execution), down_norm=self.down_norm.on(execution))
 
 
 @dataclass(frozen=True)
@@ -69,39 +83,21 @@ class Backbone:
 
     def embed(self, token_ids: Tensor, lengths: Sequence[int]) -> Tensor:
         """States before the first block, `[P, H]`."""
-        offset = self.architecture.position_offset
-        positions = torch.cat([torch.arange(offset, offset + length) for length in lengths]).to(token_ids.device)
+        positions = position_ids(token_ids, lengths, self.architecture.padding)
         return self.norm(self.words[token_ids] + self.positions[positions] + self.types[0])
 
     def on(self, execution: Execution) -> Backbone:
         """The same weights on another device, in another precision."""
-
-        def tensor(values: Tensor) -> Tensor:
-            return values.to(execution.device, execution.dtype)
-
-        def linear(layer: Linear) -> Linear:
-            return Linear(tensor(layer.weight), tensor(layer.bias))
-
-        def norm(layer: Norm) -> Norm:
-            return Norm(tensor(layer.weight), tensor(layer.bias), layer.eps)
-
-        return Backbone(
-            architecture=self.architecture,
-            words=tensor(self.words),
-            positions=tensor(self.positions),
-            types=tensor(self.types),
-            norm=norm(self.norm),
-            layers=tuple(
-                Layer(
-                    qkv=linear(layer.qkv),
-                    attended=linear(layer.attended),
-                    attended_norm=norm(layer.attended_norm),
-                    up=linear(layer.up),
-                    down=linear(layer.down),
-                    down_norm=norm(layer.down_norm),
-                )
-                for layer in self.layers
-            ),
+        words, positions, types = (
+            values.to(execution.device, execution.dtype) for values in (self.words, self.positions, self.types)
+        )
+        return replace(
+            self,
+            words=words,
+            positions=positions,
+            types=types,
+            norm=self.norm.on(execution),
+            layers=tuple(layer.on(execution) for layer in self.layers),
         )
 
     def blocks(self, states: Tensor, lengths: Sequence[int], part: slice) -> Tensor:
@@ -109,6 +105,28 @@ class Backbone:
         for layer in self.layers[part]:
             states = layer(states, lengths, self.architecture.heads)
         return states
+
+
+def position_ids(token_ids: Tensor, lengths: Sequence[int], padding: int | None) -> Tensor:
+    """Position of each packed token within its text, `[P]`.
+
+    A BERT (`padding` None) counts from 0. XLM-RoBERTa counts from `padding` + 1, and a padding token that a text itself
+    spells out stays at `padding` and is not counted (transformers, create_position_ids_from_input_ids). Attention and
+    heads see such a token like any other: the reference masks by length, not by id.
+    """
+    counts = torch.tensor(lengths, device=token_ids.device)
+    starts = counts.cumsum(0) - counts
+    if padding is None:
+        return torch.arange(len(token_ids), device=token_ids.device) - _to_tokens(starts, counts, len(token_ids))
+    counted = token_ids.ne(padding).long()
+    running = counted.cumsum(0)
+    before = (running - counted)[starts]
+    return (running - _to_tokens(before, counts, len(token_ids))) * counted + padding
+
+
+def _to_tokens(values: Tensor, counts: Tensor, tokens: int) -> Tensor:
+    """A value of each text, repeated for its tokens. Told their number, a GPU need not be waited for."""
+    return torch.repeat_interleave(values, counts, output_size=tokens)
 
 
 def _attention(qkv: Tensor, lengths: Sequence[int], heads: int) -> Tensor:
@@ -130,71 +148,32 @@ def load_backbone(spec: ModelSpec) -> Backbone:
 
     Raises ModelError if the file is truncated, a tensor is missing or has another shape than config.json says.
     """
-    tensors = _Tensors(spec)
     sizes = spec.architecture
-    eps = sizes.layer_norm_eps
-    words = tensors.get("embeddings.word_embeddings.weight", sizes.vocabulary, sizes.hidden)
+    tensors = {name: tensor.float() for name, tensor in read_tensors(read_weights(spec))}
     return Backbone(
         architecture=sizes,
-        words=words,
-        positions=tensors.get("embeddings.position_embeddings.weight", sizes.positions, sizes.hidden),
-        types=tensors.get("embeddings.token_type_embeddings.weight", None, sizes.hidden),
-        norm=tensors.norm("embeddings.LayerNorm", sizes.hidden, eps),
-        layers=tuple(_layer(tensors, f"encoder.layer.{index}.", sizes) for index in range(sizes.layers)),
+        words=tensors[f"{EMBEDDINGS}word_embeddings.weight"],
+        positions=tensors[f"{EMBEDDINGS}position_embeddings.weight"],
+        types=tensors[f"{EMBEDDINGS}token_type_embeddings.weight"],
+        norm=_norm(tensors, f"{EMBEDDINGS}LayerNorm", sizes.layer_norm_eps),
+        layers=tuple(_layer(tensors, index, sizes.layer_norm_eps) for index in range(sizes.layers)),
     )
 
 
-def _layer(tensors: _Tensors, prefix: str, sizes: Architecture) -> Layer:
-    hidden, ffn, eps = sizes.hidden, sizes.ffn, sizes.layer_norm_eps
-    query, key, value = (tensors.linear(f"{prefix}attention.self.{part}", hidden, hidden) for part in _PROJECTIONS)
-    return Layer(
-        qkv=Linear(torch.cat([query.weight, key.weight, value.weight]), torch.cat([query.bias, key.bias, value.bias])),
-        attended=tensors.linear(f"{prefix}attention.output.dense", hidden, hidden),
-        attended_norm=tensors.norm(f"{prefix}attention.output.LayerNorm", hidden, eps),
-        up=tensors.linear(f"{prefix}intermediate.dense", ffn, hidden),
-        down=tensors.linear(f"{prefix}output.dense", hidden, ffn),
-        down_norm=tensors.norm(f"{prefix}output.LayerNorm", hidden, eps),
-    )
+def _layer(tensors: Mapping[str, Tensor], index: int, eps: float) -> Layer:
+    qkv, attended, up, down = (_product(tensors, [in_block(index, name) for name in PRODUCTS[key]]) for key in PRODUCTS)
+    attended_norm, down_norm = (_norm(tensors, in_block(index, name), eps) for name in NORMS.values())
+    return Layer(qkv=qkv, attended=attended, attended_norm=attended_norm, up=up, down=down, down_norm=down_norm)
 
 
-_PROJECTIONS = ("query", "key", "value")
+def _product(tensors: Mapping[str, Tensor], names: Sequence[str]) -> Linear:
+    """Some linear layers, one under the other, as one. A single one is not copied: its weights stay mapped."""
+    weights, biases = ([tensors[f"{name}.{part}"] for name in names] for part in ("weight", "bias"))
+    return Linear(weights[0], biases[0]) if len(names) == 1 else Linear(torch.cat(weights), torch.cat(biases))
 
 
-class _Tensors:
-    """The tensors of a checkpoint by name, with or without the model's own prefix, checked for shape."""
-
-    def __init__(self, spec: ModelSpec) -> None:
-        self._path = spec.weights_file
-        self._tensors = _read_tensors(self._path)
-        known = (f"{family}." for family in ("roberta", "bert", "model"))
-        self._prefix = next((prefix for prefix in known if any(name.startswith(prefix) for name in self._tensors)), "")
-
-    def get(self, name: str, *shape: int | None) -> Tensor:
-        tensor = self._tensors.get(self._prefix + name)
-        if tensor is None:
-            raise ModelError(f"{self._path}: tensor {name} is missing", _REFETCH)
-        expected = tuple(tensor.shape[i] if size is None else size for i, size in enumerate(shape))
-        if tuple(tensor.shape) != expected:
-            raise ModelError(f"{self._path}: {name} is {list(tensor.shape)}; config.json says {list(shape)}", _REFETCH)
-        return tensor.float()
-
-    def linear(self, name: str, outputs: int, inputs: int) -> Linear:
-        return Linear(self.get(f"{name}.weight", outputs, inputs), self.get(f"{name}.bias", outputs))
-
-    def norm(self, name: str, size: int, eps: float) -> Norm:
-        return Norm(self.get(f"{name}.weight", size), self.get(f"{name}.bias", size), eps)
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{path} is not a whole safetensors file ({error})", _REFETCH) from None
-    return load_state_dict(path, mmap=True)
+def _norm(tensors: Mapping[str, Tensor], name: str, eps: float) -> Norm:
+    return Norm(tensors[f"{name}.weight"], tensors[f"{name}.bias"], eps)
 
 
 def check_head(head: Linear, name: str, spec: ModelSpec, outputs: int) -> Linear:
@@ -203,7 +182,7 @@ def check_head(head: Linear, name: str, spec: ModelSpec, outputs: int) -> Linear
         raise ModelError(
             f"{spec.folder / name}: weight is {list(head.weight.shape)}; "
             f"this backbone needs {[outputs, spec.dense_dim]}",
-            _REFETCH,
+            REFETCH,
         )
     return head
 

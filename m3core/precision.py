@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from functools import cache
@@ -33,6 +34,17 @@ class Execution:
 
 
 EXACT = Execution("cpu", "float32")
+# oneDNN compiles a product for each number of rows and keeps the last 1,024 of them. Batches hardly ever have the same
+# number, so that memory creeps up by over 100 MB. These are enough for the layers of one batch, and for queries.
+_KEPT_PRODUCTS = 64
+
+
+def bound_compiled_products() -> None:
+    """Let oneDNN keep fewer compiled products, unless the environment says how many.
+
+    It looks once, at the first product of the process: later calls change nothing.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_KEPT_PRODUCTS))
 
 
 def choose_execution(device: str = "auto", precision: str = "auto") -> Execution:

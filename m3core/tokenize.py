@@ -13,6 +13,9 @@ from m3core.errors import ModelError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from m3core.checkpoint import ModelSpec
+
+_OWN_TOKENIZER = "use the tokenizer.json that belongs to the model"
 _SPECIALS = {"cls": ("<s>", "[CLS]"), "eos": ("</s>", "[SEP]"), "pad": ("<pad>", "[PAD]"), "unk": ("<unk>", "[UNK]")}
 
 
@@ -68,7 +71,7 @@ class TextTokenizer:
         for role, spellings in _SPECIALS.items():
             ids = [token for token in map(self._tokenizer.token_to_id, spellings) if token is not None]
             if not ids:
-                raise ModelError(f"{self.folder}: tokenizer has no {role} token", "use the model's own tokenizer.json")
+                raise ModelError(f"{self.folder}: tokenizer has no {role} token", _OWN_TOKENIZER)
             found[role] = ids[0]
         return SpecialIds(**found)
 
@@ -110,6 +113,27 @@ class TextTokenizer:
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """Token strings as people read them: the word-start mark becomes nothing."""
         return [(self._tokenizer.id_to_token(int(token)) or "").replace("\u2581", "") for token in ids]
+
+
+def load_tokenizer(spec: ModelSpec) -> TextTokenizer:
+    """The tokenizer of a model. Raises ModelError if there is none, or if it is another model's.
+
+    It may not have more ids than the backbone, and its special tokens must be those that config.json names.
+    """
+    tokenizer = TextTokenizer.load(spec.folder)
+    if tokenizer.vocabulary_size > spec.architecture.vocabulary:
+        raise ModelError(
+            f"{spec.folder}: the tokenizer has {tokenizer.vocabulary_size} ids, the backbone only "
+            f"{spec.architecture.vocabulary}",
+            _OWN_TOKENIZER,
+        )
+    for role, wanted in spec.special_ids.items():
+        found = getattr(tokenizer.special, role)
+        if found != wanted:
+            raise ModelError(
+                f"{spec.folder}: the tokenizer's {role} token has id {found}, config.json says {wanted}", _OWN_TOKENIZER
+            )
+    return tokenizer
 
 
 def _with_cls(ids: list[int], stride: int) -> list[int]:

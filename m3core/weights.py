@@ -1,4 +1,4 @@
-"""What a file of weights stores: names, shapes and dtypes, read without its values, and whether it fits config.json."""
+"""What a file of weights stores: names, shapes and dtypes, checked against config.json, and then the tensors."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from m3core.checkpoint import Architecture, ModelSpec
 from m3core.errors import ModelError
+from m3core.heads import load_state_dict
+from m3core.layout import EMBEDDINGS, NORMS, PRODUCTS, REFETCH, in_block
 
-_REFETCH = "fetch the model folder again, or name another one"
+if TYPE_CHECKING:
+    from torch import Tensor
+
 # A checkpoint of a model with a task on top names the backbone's tensors under one of these.
 _PREFIXES = ("roberta.", "bert.", "model.")
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -75,38 +80,50 @@ def read_weights(spec: ModelSpec) -> WeightsFile:
     )
 
 
+def read_tensors(weights: WeightsFile) -> Iterator[tuple[str, Tensor]]:
+    """The backbone's tensors as they are stored, one after another, by their names without the model's own prefix."""
+    if weights.path.suffix != ".safetensors":
+        stored = load_state_dict(weights.path, mmap=True)
+        yield from ((tensor.name, stored[tensor.stored_as]) for tensor in weights.backbone)
+        return
+    from safetensors import safe_open
+
+    with safe_open(weights.path, "pt") as file:
+        yield from ((tensor.name, file.get_tensor(tensor.stored_as)) for tensor in weights.backbone)
+
+
 def backbone_shapes(sizes: Architecture) -> dict[str, tuple[int | None, ...]]:
     """Shape of every tensor that the forward pass reads; None where any size will do."""
     hidden = sizes.hidden
     shapes: dict[str, tuple[int | None, ...]] = {
-        "embeddings.word_embeddings.weight": (sizes.vocabulary, hidden),
-        "embeddings.position_embeddings.weight": (sizes.positions, hidden),
-        "embeddings.token_type_embeddings.weight": (None, hidden),
-        "embeddings.LayerNorm.weight": (hidden,),
-        "embeddings.LayerNorm.bias": (hidden,),
+        f"{EMBEDDINGS}word_embeddings.weight": (sizes.vocabulary, hidden),
+        f"{EMBEDDINGS}position_embeddings.weight": (sizes.positions, hidden),
+        f"{EMBEDDINGS}token_type_embeddings.weight": (None, hidden),
+        f"{EMBEDDINGS}LayerNorm.weight": (hidden,),
+        f"{EMBEDDINGS}LayerNorm.bias": (hidden,),
     }
-    linear = {f"attention.self.{part}": (hidden, hidden) for part in ("query", "key", "value")} | {
-        "attention.output.dense": (hidden, hidden),
-        "intermediate.dense": (sizes.ffn, hidden),
-        "output.dense": (hidden, sizes.ffn),
-    }
-    for block in (f"encoder.layer.{index}." for index in range(sizes.layers)):
-        for name, shape in linear.items():
-            shapes |= {f"{block}{name}.weight": shape, f"{block}{name}.bias": shape[:1]}
-        for name in ("attention.output.LayerNorm", "output.LayerNorm"):
-            shapes |= {f"{block}{name}.weight": (hidden,), f"{block}{name}.bias": (hidden,)}
+    # [outputs, inputs] of each linear layer of a product.
+    products = {"qkv": (hidden, hidden), "attended": (hidden, hidden), "up": (sizes.ffn, hidden)}
+    products["down"] = (hidden, sizes.ffn)
+    for index in range(sizes.layers):
+        for product, names in PRODUCTS.items():
+            for name in names:
+                shape = products[product]
+                shapes |= {in_block(index, f"{name}.weight"): shape, in_block(index, f"{name}.bias"): shape[:1]}
+        for name in NORMS.values():
+            shapes |= {in_block(index, f"{name}.weight"): (hidden,), in_block(index, f"{name}.bias"): (hidden,)}
     return shapes
 
 
 def _check(path: Path, tensor: StoredTensor | None, name: str, shape: tuple[int | None, ...]) -> None:
     if tensor is None:
-        raise ModelError(f"{path}: tensor {name} is missing", _REFETCH)
+        raise ModelError(f"{path}: tensor {name} is missing", REFETCH)
     fits = len(tensor.shape) == len(shape) and all(b in (None, a) for a, b in zip(tensor.shape, shape, strict=True))
     if not fits:
         told = ", ".join("any" if size is None else str(size) for size in shape)
-        raise ModelError(f"{path}: {name} is {list(tensor.shape)}; config.json says [{told}]", _REFETCH)
+        raise ModelError(f"{path}: {name} is {list(tensor.shape)}; config.json says [{told}]", REFETCH)
     if tensor.dtype not in _DTYPES.values():
-        raise ModelError(f"{path}: {name} is stored as {tensor.dtype}; weights are floating", _REFETCH)
+        raise ModelError(f"{path}: {name} is stored as {tensor.dtype}; weights are floating", REFETCH)
 
 
 def _safetensors(path: Path) -> Iterator[tuple[str, tuple[int, ...], str]]:
@@ -118,12 +135,10 @@ def _safetensors(path: Path) -> Iterator[tuple[str, tuple[int, ...], str]]:
                 part = file.get_slice(name)
                 yield name, tuple(part.get_shape()), _DTYPES.get(part.get_dtype(), part.get_dtype())
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is not a whole safetensors file ({error})", _REFETCH) from None
+        raise ModelError(f"{path} is not a whole safetensors file ({error})", REFETCH) from None
 
 
 def _pickled(path: Path) -> Iterator[tuple[str, tuple[int, ...], str]]:
-    from m3core.heads import load_state_dict
-
     # Mapped, so that no value is read.
     for name, tensor in load_state_dict(path, mmap=True).items():
         yield name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from m3core.errors import DiskFullError, StoreError
+from m3core.disk import disk_full, says_full
+from m3core.disk import require_free as require_free
+from m3core.errors import StoreError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 # The kernel copies extents itself (and shares them where the file system can) unless it says one of these.
 _NO_KERNEL_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 _COPY_BYTES = 8 << 20
@@ -23,21 +23,9 @@ def disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
-            raise _full(folder, "the disk is full") from error
+        if says_full(error):
+            raise disk_full(folder) from error
         raise StoreError(f"{folder}: {error.strerror or error}", "check the folder, its owner and its disk") from error
-
-
-def free_bytes(folder: Path) -> int:
-    """Bytes that an ordinary user may still write on the disk of `folder`."""
-    return shutil.disk_usage(folder).free
-
-
-def require_free(folder: Path, needed: int) -> None:
-    """Raise DiskFullError unless `needed` bytes are free on the disk of `folder`."""
-    free = free_bytes(folder)
-    if free < needed:
-        raise _full(folder, f"{free >> 20} MiB are free and {-(-needed >> 20)} MiB are needed")
 
 
 def private_folder(folder: Path) -> Path:
@@ -162,9 +150,3 @@ def _plain_copy(reading: int, writing: int, at: int, count: int) -> int:
 
 def _foreign(path: Path) -> StoreError:
     return StoreError(f"{path} is neither a file nor a folder", "remove it: no store wrote it")
-
-
-def _full(folder: Path, what: str) -> DiskFullError:
-    return DiskFullError(
-        f"{folder}: {what}", "free space on that disk or move storage.path; what was committed is intact"
-    )

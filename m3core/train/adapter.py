@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,10 +16,8 @@ from torch.nn import functional
 
 from m3core.errors import ModelError
 from m3core.heads import Linear
-from m3core.model import Backbone, Layer
-
-# The four products of a block, by their name in Layer. `qkv` are three in one: its A is shared by them.
-PRODUCTS = ("qkv", "attended", "up", "down")
+from m3core.layout import PRODUCTS
+from m3core.model import Backbone
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,10 @@ class AdaptedLinear(Linear):
 
 @dataclass(frozen=True)
 class Adapter:
-    """Trainable tensors of the last `depth` blocks, by name `<block>.<product>.<inner or outer>`."""
+    """Trainable tensors of the last `depth` blocks, by name `<block>.<product>.<inner or outer>`.
+
+    Products are those of m3core.layout. `qkv` are three in one: its A is shared by them.
+    """
 
     depth: int
     scale: float
@@ -65,16 +67,12 @@ class Adapter:
         """The backbone with its last blocks adapted. Raises ModelError if a tensor does not fit."""
         first = len(backbone.layers) - self.depth
         layers = [
-            self._adapted(layer, index) if index >= first else layer for index, layer in enumerate(backbone.layers)
+            layer.with_products(partial(self._linear, index)) if index >= first else layer
+            for index, layer in enumerate(backbone.layers)
         ]
         return replace(backbone, layers=tuple(layers))
 
-    def _adapted(self, layer: Layer, index: int) -> Layer:
-        qkv, attended, up, down = (self._linear(layer, index, product) for product in PRODUCTS)
-        return replace(layer, qkv=qkv, attended=attended, up=up, down=down)
-
-    def _linear(self, layer: Layer, index: int, product: str) -> AdaptedLinear:
-        plain: Linear = getattr(layer, product)
+    def _linear(self, index: int, product: str, plain: Linear) -> AdaptedLinear:
         inner, outer = (self.tensors.get(f"{index}.{product}.{part}") for part in ("inner", "outer"))
         if inner is None or outer is None or (outer.shape[0], inner.shape[1]) != tuple(plain.weight.shape):
             raise ModelError(
@@ -91,12 +89,8 @@ class Adapter:
 def merged(backbone: Backbone) -> Backbone:
     """Every adapted layer as one product, without gradients."""
 
-    def plain(linear: Linear) -> Linear:
+    def plain(_: str, linear: Linear) -> Linear:
         whole = linear.merged() if isinstance(linear, AdaptedLinear) else linear
         return Linear(whole.weight.detach(), whole.bias.detach())
 
-    layers = []
-    for layer in backbone.layers:
-        qkv, attended, up, down = (plain(getattr(layer, product)) for product in PRODUCTS)
-        layers.append(replace(layer, qkv=qkv, attended=attended, up=up, down=down))
-    return replace(backbone, layers=tuple(layers))
+    return replace(backbone, layers=tuple(layer.with_products(plain) for layer in backbone.layers))

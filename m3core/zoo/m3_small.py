@@ -22,13 +22,16 @@ from typing import Any
 import numpy as np
 
 from m3core.errors import DiskFullError, ModelError
-from m3core.layout import ADAPTER, MULTI_HEAD, SPARSE_HEAD
+from m3core.layout import ADAPTER, MULTI_HEAD, PRODUCTS, SPARSE_HEAD, in_block
 from m3core.zoo import models_folder
 from m3core.zoo.e5_blocks import E5Header, FloatArray, read_e5_blocks
 
 DOWNLOAD_BYTES = 95_175_889
 _DISK_BYTES = 700 << 20
 _TRAINED = Path(__file__).with_name("m3_small_trained")
+_RECORD = "training.json"
+# Change it when the same files would be put together otherwise.
+_ASSEMBLY = b"2"
 _SIZES = "files.json"
 _TIMEOUT = 900.0
 
@@ -62,8 +65,8 @@ TOKENIZER = PinnedFile(
 
 def folder() -> Path:
     """Where the pulled model lives. Its name carries the revision of what we trained: a new training, a new folder."""
-    digest = hashlib.sha256()
-    for name in (ADAPTER, SPARSE_HEAD, MULTI_HEAD):
+    digest = hashlib.sha256(_ASSEMBLY)
+    for name in (ADAPTER, SPARSE_HEAD, MULTI_HEAD, _RECORD):
         digest.update((_TRAINED / name).read_bytes())
     return models_folder() / f"m3-small-{digest.hexdigest()[:12]}"
 
@@ -169,8 +172,8 @@ def assemble(backbone: Path, tokenizer: Path, target: Path, trained: Path | None
         tensors = merge_adapter(tensors, trained / ADAPTER)
         for name in (SPARSE_HEAD, MULTI_HEAD, "README.md"):
             shutil.copyfile(trained / name, target / name)
-        record = json.loads((trained / "training.json").read_text(encoding="utf-8"))
-        settings["m3.json"] = {"multi_dim": record["multi_dim"]}
+        record = json.loads((trained / _RECORD).read_text(encoding="utf-8"))
+        settings["m3.json"] = {"multi_dim": record["multi_dim"], "presets": record["presets"]}
     save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
     for name, value in settings.items():
         (target / name).write_text(json.dumps(value, indent=2) + "\n", encoding="ascii")
@@ -178,17 +181,11 @@ def assemble(backbone: Path, tokenizer: Path, target: Path, trained: Path | None
     (target / _SIZES).write_text(json.dumps(sizes, indent=2) + "\n", encoding="ascii")
 
 
-# Products of our forward pass -> linear layers of a BertModel, one under the other.
-_PRODUCTS = {
-    "qkv": ("attention.self.query", "attention.self.key", "attention.self.value"),
-    "attended": ("attention.output.dense",),
-    "up": ("intermediate.dense",),
-    "down": ("output.dense",),
-}
-
-
 def merge_adapter(tensors: Mapping[str, FloatArray], adapter: Path) -> dict[str, FloatArray]:
-    """A BertModel's tensors with `scale * B A` of m3core.train.adapter added to each adapted layer."""
+    """A BertModel's tensors with `scale * B A` of m3core.train.adapter added to each adapted layer.
+
+    In float64, where sums of products of float16 are exact: the fingerprint must not depend on a machine's BLAS.
+    """
     from safetensors import safe_open
 
     merged = dict(tensors)
@@ -196,11 +193,11 @@ def merge_adapter(tensors: Mapping[str, FloatArray], adapter: Path) -> dict[str,
         scale = float(file.metadata()["scale"])
         stems = sorted({name.rsplit(".", 1)[0] for name in file.keys()})  # noqa: SIM118
         for stem in stems:
-            inner, outer = (file.get_tensor(f"{stem}.{part}").astype(np.float32) for part in ("inner", "outer"))
+            inner, outer = (file.get_tensor(f"{stem}.{part}").astype(np.float64) for part in ("inner", "outer"))
             block, product = stem.split(".")
-            names = [f"encoder.layer.{block}.{name}.weight" for name in _PRODUCTS[product]]
+            names = [in_block(block, f"{name}.weight") for name in PRODUCTS[product]]
             for name, rows in zip(names, np.split(outer, len(names)), strict=True):
-                merged[name] = tensors[name] + np.float32(scale) * (rows @ inner)
+                merged[name] = (tensors[name] + scale * (rows @ inner)).astype(np.float32)
     return merged
 
 
@@ -228,8 +225,8 @@ def _bert_tensors(header: E5Header, packed: Mapping[str, FloatArray]) -> dict[st
     names = dict(_EMBEDDINGS)
     for layer in range(header.layers):
         for short, long in _LAYER.items():
-            names[f"l{layer}.{short}.w"] = f"encoder.layer.{layer}.{long}.weight"
-            names[f"l{layer}.{short}.b"] = f"encoder.layer.{layer}.{long}.bias"
+            names[f"l{layer}.{short}.w"] = in_block(layer, f"{long}.weight")
+            names[f"l{layer}.{short}.b"] = in_block(layer, f"{long}.bias")
     missing = sorted(names.keys() - packed.keys())
     if missing:
         raise ModelError(

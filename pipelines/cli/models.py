@@ -83,7 +83,6 @@ def convert(
 
 
 def _spec(model: str, revision: str | None) -> ModelSpec:
-    from m3core.checkpoint import read_spec
-    from m3core.zoo import resolve_model
+    from m3core.checkpoint import model_spec
 
-    return read_spec(resolve_model(model, revision), model)
+    return model_spec(model, revision)

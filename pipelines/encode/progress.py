@@ -18,7 +18,7 @@ _LINE_SECONDS = 10.0
 
 
 class Progress(Protocol):
-    """Told after each part; counts are increments."""
+    """Told after each batch; counts are increments."""
 
     def encoded(self, texts: int, tokens: int, text_bytes: int) -> None: ...
 

@@ -44,21 +44,25 @@ def encode_texts(encoder: Encoder, texts: Iterable[Text], kind: TextKind, writer
     a text does not fit in memory even alone.
     """
     counts = Counts()
-    for ids, text_bytes, encoded in _encoded(encoder, texts, kind):
+    for ids, encoded in _encoded(encoder, texts, kind, progress):
         _check_finite(encoded, ids)
         writer.add(ids, encoded)
         counts.add(encoded)
-        progress.encoded(len(encoded), int(encoded.token_counts.sum()), text_bytes)
     return counts
 
 
-def _encoded(encoder: Encoder, texts: Iterable[Text], kind: TextKind) -> Iterator[tuple[list[str], int, Encoded]]:
-    """Ids, bytes and vectors of one window of texts after another."""
+def _encoded(
+    encoder: Encoder, texts: Iterable[Text], kind: TextKind, progress: Progress
+) -> Iterator[tuple[list[str], Encoded]]:
+    """Ids and vectors of one window of texts after another; `progress` moves with every batch."""
     waiting: deque[tuple[str, int]] = deque()
+
+    def batch_done(places: Sequence[int], tokens: int) -> None:
+        progress.encoded(len(places), tokens, sum(waiting[place][1] for place in places))
+
     try:
-        for encoded in encoder.stream(_strings(texts, waiting), kind):
-            part = [waiting.popleft() for _ in range(len(encoded))]
-            yield [name for name, _ in part], sum(size for _, size in part), encoded
+        for encoded in encoder.stream(_strings(texts, waiting), kind, progress=batch_done):
+            yield [waiting.popleft()[0] for _ in range(len(encoded))], encoded
     except EncodeMemoryError as error:
         # It counts from the first text of the window that failed, which is the first that still waits.
         name, _ = waiting[error.indices[0]]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,12 +92,37 @@ class EncodeStep:
 
 
 @dataclass(frozen=True)
+class Work:
+    """What encoding one unit took. `tokens` went through the model; `padded_tokens` are those that padding each batch
+    to its longest text would have added (ours computes none); `oom_halvings`: batches that did not fit in memory.
+    """
+
+    texts: int = 0
+    tokens: int = 0
+    padded_tokens: int = 0
+    truncated: int = 0
+    oom_halvings: int = 0
+    seconds: float = 0.0
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """Whole numbers by name and unit, as an engine adds them up."""
+        return {
+            "texts": self.texts,
+            "tokens": self.tokens,
+            "padded-tokens": self.padded_tokens,
+            "truncated": self.truncated,
+            "oom-halvings": self.oom_halvings,
+            "encode-msec": round(1000 * self.seconds),
+        }
+
+
+@dataclass(frozen=True)
 class Encoded:
-    """One finished unit: its reference, what it cost, and the chunks that do not fit in the device's memory."""
+    """One finished unit: its reference, what it took, and the chunks that do not fit in the device's memory."""
 
     reference: Reference
-    tokens: int
-    seconds: float
+    work: Work = Work()
     refused: tuple[Refused, ...] = ()
 
 
@@ -131,30 +156,29 @@ def encode_unit(rows: Sequence[ChunkRow], step: EncodeStep) -> Encoded:
     """
     places = dict(step.lake.find({row.lake_key for row in rows}, verify=True))
     texts = {row.lake_key: row.chunk.encoded_text for row in rows if row.lake_key not in places}
-    tokens, seconds = 0, 0.0
-    if texts:
-        encoder = step.encoder.get()
-        started = time.monotonic()
-        tokens = _encode_texts(texts, places, encoder, step)
-        seconds = time.monotonic() - started
+    work = _encode_texts(texts, places, step.encoder.get(), step) if texts else Work()
     done = [row for row in rows if row.lake_key in places]
     refused = [Refused(row.chunk.id, "encode", _TOO_LARGE) for row in rows if row.lake_key not in places]
     reference = Reference(tuple(done), tuple(places[row.lake_key] for row in done))
-    return Encoded(reference, tokens, seconds, tuple(refused))
+    return Encoded(reference, work, tuple(refused))
 
 
-def _encode_texts(texts: dict[str, str], places: dict[str, LakeRef], encoder: Encoder, step: EncodeStep) -> int:
-    """Encode and keep; fills `places` and returns the tokens that were read."""
+def _encode_texts(texts: dict[str, str], places: dict[str, LakeRef], encoder: Encoder, step: EncodeStep) -> Work:
+    """Encode and keep; fills `places`."""
     from m3core.encoder import stored_vectors
 
+    started = time.monotonic()
     keys, bodies = list(texts), list(texts.values())
-    total_bytes = sum(len(body.encode()) for body in bodies)
-    share = total_bytes / max(1, sum(encoder.tokenizer.count(bodies)))
+    sizes = [len(body.encode()) for body in bodies]
+    batches: list[Sequence[int]] = []
     missing: tuple[int, ...] = ()
+
+    def batch_done(indices: Sequence[int], tokens: int) -> None:
+        batches.append(indices)
+        step.say(tokens, sum(sizes[i] for i in indices))
+
     try:
-        encoded = encoder.encode(
-            bodies, "passage", step.batch_tokens, progress=lambda tokens: step.say(tokens, round(tokens * share))
-        )
+        encoded = encoder.encode(bodies, "passage", step.batch_tokens, progress=batch_done)
     except EncodeMemoryError as error:
         if error.encoded is None:
             raise
@@ -164,7 +188,15 @@ def _encode_texts(texts: dict[str, str], places: dict[str, LakeRef], encoder: En
     if kept:
         written = step.lake.write_unit([keys[i] for i in kept], [vectors[i] for i in kept])
         places.update(zip([keys[i] for i in kept], written, strict=True))
-    return int(encoded.token_counts[kept].sum())
+    counts = encoded.token_counts
+    return Work(
+        texts=len(kept),
+        tokens=int(counts[kept].sum()),
+        padded_tokens=sum(int(counts[batch].max() * len(batch) - counts[batch].sum()) for batch in batches),
+        truncated=int(encoded.truncated[kept].sum()),
+        oom_halvings=encoder.budget.new_halvings(),
+        seconds=time.monotonic() - started,
+    )
 
 
 _TOO_LARGE = (

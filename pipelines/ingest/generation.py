@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from connectors.protocol import CollectionSchema, FieldType
-from m3core.checkpoint import ModelSpec, read_spec
+from m3core.checkpoint import ModelSpec, model_spec
 from m3core.config.model import Config
 from m3core.errors import RefusedError
 from m3core.fingerprint import collection_fingerprint, encoder_fingerprint
 from m3core.types import Signal
-from m3core.zoo import resolve_model
 from pipelines.ingest.chunking import CHUNKER_VERSION
 from pipelines.ingest.parsing import PARSER_VERSION
 from pipelines.state.collection import CollectionState, Generation, StoreBinding, begin_run, swap_collection
@@ -33,7 +32,7 @@ class Build:
     def of(cls, config: Config, base: Path) -> Build:
         """From configuration and model folder; no weights are loaded. Raises ModelError."""
         model = config.model
-        spec = read_spec(resolve_model(model.name, model.revision, base), model.name, model.long_pooling)
+        spec = model_spec(model.name, model.revision, base, model.long_pooling)
         encoder = encoder_fingerprint(spec)
         settings = {
             "chunker": CHUNKER_VERSION,

@@ -17,6 +17,7 @@ from itertools import chain
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.metrics.metric import Metrics
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
@@ -107,7 +108,9 @@ class EncodeUnit(Step):
         shared.load.before_write()
         unit: tuple[ChunkRow, ...] = unpack(element)
         encoded = encode_unit(unit, shared.encode)
-        shared.totals.encoded(encoded.tokens, encoded.seconds)
+        shared.totals.encoded(encoded.work.tokens, encoded.work.seconds)
+        for name, amount in encoded.work.counters.items():
+            Metrics.counter("encode", name).inc(amount)
         if encoded.refused:
             yield beam.pvalue.TaggedOutput(_OUTCOMES, pack((Loaded((), encoded.refused),)))
         if encoded.reference.rows:

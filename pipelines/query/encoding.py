@@ -75,11 +75,10 @@ class ModelEncoder:
 
     @cached_property
     def _spec(self) -> ModelSpec:
-        from m3core.checkpoint import read_spec
-        from m3core.zoo import resolve_model
+        from m3core.checkpoint import model_spec
 
         model = self._model
-        return read_spec(resolve_model(model.name, model.revision, self._base), model.name, model.long_pooling)
+        return model_spec(model.name, model.revision, self._base, model.long_pooling)
 
     def _read_facts(self) -> EncoderFacts:
         from m3core.fingerprint import encoder_fingerprint

@@ -61,11 +61,8 @@ def align(
 
 def multi_tokens(encoder: Encoder, text: str, kind: TextKind) -> list[str | None]:
     """The token string behind each multi-vector; None for the model's prefix and the closing eos."""
-    from m3core.encoder import QUERY_MAX_LENGTH
-
-    limit = min(QUERY_MAX_LENGTH, encoder.spec.max_length) if kind == "query" else encoder.spec.max_length
     prefix = encoder.spec.prefix(kind)
-    ids = encoder.tokenizer.encode([text], prefix, limit)[0][0]
+    ids = encoder.tokenizer.encode([text], prefix, encoder.spec.limit(kind))[0][0]
     # Multi-vectors begin after cls; the prefix's tokens come first. Its closing blank belongs to the word after it.
     with_prefix, alone = encoder.tokenizer.count([f"{prefix}a", "a"])
     skipped = with_prefix - alone

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from connectors.connection import connection_of
 from connectors.filters.tree import Everything
-from connectors.protocol import CollectionSchema, FieldType, Searcher, StoreOptions
+from connectors.protocol import CollectionSchema, Connection, FieldType, Searcher, StoreOptions
 from connectors.registry import is_embedded, open_searcher
 from m3core.config.model import Config
 from m3core.errors import StateError, StoreError, UsageError
@@ -62,6 +63,7 @@ class LiveGeneration:
 
     def __init__(self, config: Config, base: Path) -> None:
         self._config = config
+        self._base = base
         self._storage = base / config.storage.path
         self._paths = StatePaths.of(self._storage, config.collection.name)
         self._opening = asyncio.Lock()
@@ -105,7 +107,12 @@ class LiveGeneration:
         searchers: dict[str, Searcher] = {}
         try:
             for binding in generation.stores:
-                options = StoreOptions(binding.name, self._root(binding), self._schema(generation, binding))
+                options = StoreOptions(
+                    name=binding.name,
+                    root=self._root(binding),
+                    schema=self._schema(generation, binding),
+                    connection=self._connection(binding),
+                )
                 searcher = await asyncio.to_thread(open_searcher, binding.kind, options)
                 searchers[binding.name] = searcher
                 if is_embedded(binding.kind):
@@ -117,6 +124,11 @@ class LiveGeneration:
 
     def _root(self, binding: StoreBinding) -> Path:
         return self._storage / "stores" / binding.name / self._config.collection.name
+
+    def _connection(self, binding: StoreBinding) -> Connection:
+        """How the configuration says the store is reached now; the generation keeps no address."""
+        section = self._config.stores.get(binding.name)
+        return Connection() if section is None else connection_of(section, self._base)
 
     def _schema(self, generation: Generation, binding: StoreBinding) -> CollectionSchema:
         try:

@@ -24,11 +24,10 @@ from io import BufferedRandom
 from pathlib import Path
 from typing import Any
 
-from m3core.errors import DiskFullError, StateError
+from m3core.disk import disk_full, says_full
+from m3core.errors import StateError
 
 TEMPORARY = ".tmp-"
-# EFBIG is the limit on a file's size that a user or a quota set; to the run it is the same.
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
@@ -67,7 +66,7 @@ def reporting_write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _NO_ROOM:
+        if says_full(error):
             raise disk_full(path) from error
         if error.errno in _NO_ACCESS:
             raise StateError(
@@ -75,19 +74,6 @@ def reporting_write_errors(path: Path) -> Iterator[None]:
                 f"give this user the right to write {path.parent}",
             ) from error
         raise
-
-
-def disk_full(path: Path) -> DiskFullError:
-    """The error for a file that did not fit."""
-    folder = path.parent
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    return DiskFullError(
-        f"{path} could not be written: no space left ({free:,} bytes free on its file system)",
-        f"free space on the file system of {folder}, or move storage.path to a larger one, and run again; "
-        "everything committed is safe",
-    )
 
 
 @contextmanager

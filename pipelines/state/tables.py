@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from m3core.disk import disk_full
 from m3core.errors import M3Error
-from pipelines.state.files import TEMPORARY, atomic_file, check_format, damaged, disk_full, reporting_write_errors
+from pipelines.state.files import TEMPORARY, atomic_file, check_format, damaged, reporting_write_errors
 
 if TYPE_CHECKING:
     import duckdb

@@ -1,6 +1,6 @@
 """Tokens per second of three encoders on the same texts: ours, the bare backbone in transformers, FlagEmbedding.
 
-    python tests/bench/encode.py --corpus passages.parquet [--model m3-small] [--tokens 40000] [--rounds 3]
+    python -m tests.bench.encode --corpus passages.parquet [--model m3-small] [--tokens 40000] [--rounds 3]
 
 They take turns, and each one's fastest round counts. FlagEmbedding runs in the environment that `make reference-env`
 makes; without it, its column is left out and the table says so. All read the same texts, cut at the same length.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
+from m3core.benchmark import seconds_of
 from m3core.encoder import Encoder
 from tests.bench.flag_worker import FlagWorker, find_reference
 
@@ -62,12 +62,6 @@ class BareBackbone:
             self._model(input_ids=ids, attention_mask=(torch.arange(ids.shape[1]) < lengths[:, None]).long())
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
 def main() -> int:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -85,8 +79,8 @@ def main() -> int:
     tokens = sum(len(row) for row in rows)
     bare = BareBackbone(encoder, options.batch_tokens)
     systems: dict[str, Callable[[], float]] = {
-        OURS: lambda: _seconds(lambda: encoder.encode(texts, batch_tokens=options.batch_tokens)),
-        "bare backbone (transformers)": lambda: _seconds(lambda: bare(texts)),
+        OURS: lambda: seconds_of(lambda: encoder.encode(texts, batch_tokens=options.batch_tokens)),
+        "bare backbone (transformers)": lambda: seconds_of(lambda: bare(texts)),
     }
     reference = find_reference()
     if reference is not None:

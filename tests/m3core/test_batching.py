@@ -81,6 +81,16 @@ def test_the_budget_halves_and_creeps_back() -> None:
     assert sizes[-1] == 4096
 
 
+def test_new_halvings_are_told_once() -> None:
+    budget = TokenBudget()
+    assert budget.new_halvings() == 0
+    budget.shrink(4096, 4096)
+    budget.shrink(4096, 2048)
+    assert (budget.new_halvings(), budget.new_halvings()) == (2, 0)
+    budget.shrink(4096, 1024)
+    assert (budget.new_halvings(), budget.halvings) == (1, 3)
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from m3core.checkpoint import read_spec
+from m3core.checkpoint import model_spec, read_spec
 from m3core.errors import ModelError
 from m3core.fusion import Weights
 from tests.tiny import make_tiny_model
@@ -86,3 +86,20 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
         read_spec(tmp_path)
     with pytest.raises(ModelError, match="is not there"):
         read_spec(tmp_path / "absent")
+
+
+def test_a_query_is_read_up_to_512_tokens_and_a_passage_up_to_the_models_limit(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    long = read_spec(make_tiny_model(tmp_path / "long", family="xlm-roberta", max_length=1024))
+    assert (long.limit("query"), long.limit("passage")) == (512, 1024)
+    short = read_spec(tiny_model)
+    assert (short.limit("query"), short.limit("passage")) == (256, 256)
+
+
+def test_a_model_by_its_name_is_found_from_the_base_and_keeps_the_name(tmp_path: Path) -> None:
+    make_tiny_model(tmp_path / "models" / "here", pooling="cls")
+    spec = model_spec("models/here", base=tmp_path, long_pooling="mcls")
+    assert (spec.name, spec.folder, spec.pooling) == ("models/here", tmp_path / "models" / "here", "mcls")
+    with pytest.raises(ModelError, match="hub model models/there with revision None"):
+        model_spec("models/there", base=tmp_path)

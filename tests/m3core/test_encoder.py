@@ -97,9 +97,12 @@ def test_streaming_equals_one_call(encoder: Encoder) -> None:
 
 
 def test_progress_counts_every_token_once(encoder: Encoder) -> None:
-    seen: list[int] = []
-    encoded = encoder.encode(TEXTS, batch_tokens=64, progress=seen.append)
-    assert sum(seen) == int(encoded.token_counts.sum())
+    seen: list[tuple[list[int], int]] = []
+    encoded = encoder.encode(
+        TEXTS, batch_tokens=64, progress=lambda places, tokens: seen.append((list(places), tokens))
+    )
+    assert sorted(place for places, _ in seen for place in places) == list(range(len(TEXTS)))
+    assert all(tokens == encoded.token_counts[places].sum() for places, tokens in seen)
     assert len(seen) > 1
 
 
@@ -182,6 +185,37 @@ def test_a_stream_reads_ahead_by_no_more_than_two_windows(encoder: Encoder) -> N
         taken += len(encoded)
         assert read <= taken + 2 * 4
     assert taken == len(TEXTS)
+
+
+def test_a_window_of_long_texts_is_bounded_by_their_tokens(encoder: Encoder) -> None:
+    texts = ["key", "the key " * 500, "the key " * 500, *["the key of the laboratory"] * 40, "the key " * 500]
+    read = taken = 0
+
+    def source() -> Iterator[str]:
+        nonlocal read
+        for text in texts:
+            read += 1
+            yield text
+
+    parts = []
+    for part in encoder.stream(source(), window_tokens=300):
+        parts.append(part)
+        taken += len(part)
+        # 300 tokens are 1,200 characters: a cut text closes its window, and two windows are read ahead at most.
+        assert read <= taken + 2 * (1200 // len(texts[3]) + 1)
+    assert all(len(part) == 1 or part.token_counts.sum() <= 300 for part in parts)
+    assert len(parts) > 4
+    whole = encoder.encode(texts)
+    assert np.concatenate([part.token_counts for part in parts]).tolist() == whole.token_counts.tolist()
+    assert np.concatenate([part.dense for part in parts if part.dense is not None]) == pytest.approx(
+        whole.dense, abs=1e-5
+    )
+
+
+def test_what_is_no_text_is_named_by_its_place_in_the_whole_stream(encoder: Encoder) -> None:
+    texts = [*TEXTS[:9], None]
+    with pytest.raises(UsageError, match="text 9 is a NoneType, not a str"):
+        list(encoder.stream(texts, window=4))  # type: ignore[arg-type]
 
 
 def test_an_error_while_reading_ahead_reaches_the_caller(encoder: Encoder) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from m3core import Encoder
 from m3core.errors import ModelError
 from m3core.heads import Linear
-from m3core.model import dense_vectors, token_vectors, token_weights
+from m3core.model import dense_vectors, position_ids, token_vectors, token_weights
 from m3core.types import Signal
 from tests.tiny import make_tiny_model
 
@@ -23,6 +23,7 @@ TEXTS = [
     "",
     "低温実験室の鍵は受付にあります。",
     "travel by night train " * 60,
+    "a row is filled with <pad><pad> and then <pad> it goes on",
     "the key of the desk",
 ]
 
@@ -63,6 +64,21 @@ def test_all_three_signals_equal_transformers_and_naive_heads(family: str, tmp_p
         assert weights == pytest.approx([expected[token] for token in sorted(expected)], abs=1e-4)
         vectors = [colbert["weight"].float() @ state + colbert["bias"].float() for state in states[1:]]
         assert encoded.multi.row(i) == pytest.approx(np.stack([(v / v.norm()).numpy() for v in vectors]), abs=1e-4)
+
+
+_TOKEN_IDS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=8), min_size=1, max_size=6)
+
+
+@given(_TOKEN_IDS)
+def test_positions_equal_transformers_with_padding_tokens_anywhere(texts: list[list[int]]) -> None:
+    from transformers.models.xlm_roberta.modeling_xlm_roberta import XLMRobertaEmbeddings
+
+    count = XLMRobertaEmbeddings.create_position_ids_from_input_ids
+    packed, lengths = torch.tensor([token for text in texts for token in text]), [len(text) for text in texts]
+    expected = torch.cat([count(torch.tensor([text]), padding_idx=1)[0] for text in texts])
+    assert position_ids(packed, lengths, padding=1).tolist() == expected.tolist()
+    plain = [place for text in texts for place in range(len(text))]
+    assert position_ids(packed, lengths, padding=None).tolist() == plain
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=5), st.integers(0, 1000))

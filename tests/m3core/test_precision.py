@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,18 @@ def test_what_cannot_be_done_is_refused(device: str, chosen: str, message: str) 
 def test_a_cuda_device_that_is_not_there_is_refused() -> None:
     with pytest.raises(UsageError, match="torch finds no CUDA device here"):
         choose_execution("cuda:1", "float16")
+
+
+def test_compiled_products_are_bounded_unless_the_environment_says_how_many(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What it does to a long run: tests/bench/encode_memory.py.
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
+    Encoder.load(tiny_model, precision="float32")
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "64"
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8")
+    Encoder.load(tiny_model, precision="float32")
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "8"
 
 
 def test_bfloat16_stays_close_and_gives_float32_arrays(tiny_model: Path) -> None:

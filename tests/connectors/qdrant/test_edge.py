@@ -37,7 +37,7 @@ def root(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def store(root: Path) -> Iterator[Store]:
-    opened = Store("qdrant-edge", root)
+    opened = Store.of("qdrant-edge", root)
     yield opened
     opened.close()
 
@@ -160,7 +160,7 @@ def test_a_search_follows_what_another_process_publishes(store: Store) -> None:
 
 def test_searchers_of_two_processes_and_of_one_process_do_not_disturb_each_other(store: Store) -> None:
     store.write(make_rows(5))
-    others = [Store("qdrant-edge", store.root) for _ in range(2)]
+    others = [Store.of("qdrant-edge", store.root) for _ in range(2)]
     assert [other.count() for other in (*others, store)] == [5, 5, 5]
     store.write(make_rows(9))
     assert [other.count() for other in (*others, store)] == [9, 9, 9]
@@ -188,7 +188,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.slow
 def test_a_full_disk_is_an_error_of_ours_and_loses_nothing(small_disk: Path) -> None:
-    store = Store("qdrant-edge", small_disk / "main")
+    store = Store.of("qdrant-edge", small_disk / "main")
     store.write(make_rows(50))
     code = """
     from dataclasses import replace
@@ -205,7 +205,8 @@ def test_a_full_disk_is_an_error_of_ours_and_loses_nothing(small_disk: Path) -> 
     """
     writer = run(code, store.root)
     assert writer.communicate()[0] == (
-        "True disk-full free space on that disk or move storage.path; what was committed is intact\n"
+        f"True disk-full free space on the file system of {store.root}, or move storage.path to a larger one, "
+        "and run again; everything committed is safe\n"
     )
     assert writer.returncode == 0
     assert store.count() == len(store.listed()) == 50

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from m3core import Encoder
 from m3core.errors import ModelError
-from m3core.train.adapter import PRODUCTS, Adapter, merged
+from m3core.layout import PRODUCTS
+from m3core.train.adapter import Adapter, merged
 from m3core.zoo.m3_small import merge_adapter
 
 _IDS, _LENGTHS = torch.tensor([2, 9, 8, 7, 3, 2, 5, 4, 6, 3]), [5, 5]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from m3core import Encoder
+from m3core.encoder import BatchProgress
 from m3core.errors import EncodeMemoryError, ModelError, UsageError
 from m3core.types import Encoded, TextKind
 from pipelines.encode.origin import Origin
@@ -39,10 +40,10 @@ class Seen(Silent):
     """Progress that adds up what it is told."""
 
     def __init__(self) -> None:
-        self.total = np.zeros(3, np.int64)
+        self.told: list[tuple[int, int, int]] = []
 
     def encoded(self, texts: int, tokens: int, text_bytes: int) -> None:
-        self.total += [texts, tokens, text_bytes]
+        self.told.append((texts, tokens, text_bytes))
 
 
 TEXTS = [f"the key {i} " * (1 + i % 5) for i in range(1100)]
@@ -61,7 +62,15 @@ def test_every_text_comes_out_once_under_its_id(encoder: Encoder, kind: TextKind
         assert (found["tokens"], found["truncated"]) == (alone["tokens"], alone["truncated"])
     tokens = sum(int(str(each["tokens"])) for each in kept.rows.values())
     assert counts == Counts(texts=1101, tokens=tokens, truncated=1, limit=encoder.spec.max_length)
-    assert seen.total.tolist() == [1101, tokens, sum(map(len, texts))]
+    assert np.sum(seen.told, axis=0).tolist() == [1101, tokens, sum(map(len, texts))]
+
+
+def test_progress_moves_with_every_batch(encoder: Encoder) -> None:
+    # One window of texts of 256 tokens, 16 of them in a batch of 4,096.
+    texts = [Text(str(i), "the key " * 500) for i in range(64)]
+    seen = Seen()
+    encode_texts(encoder, texts, "passage", Kept(), seen)
+    assert seen.told == [(16, 16 * 256, 16 * len(texts[0].text))] * 4
 
 
 def test_no_text_is_fine(encoder: Encoder) -> None:
@@ -104,7 +113,7 @@ def test_a_text_that_does_not_fit_in_memory_is_named(encoder: Encoder) -> None:
     class Small:
         """Encodes one window; the second text of the next one is too large."""
 
-        def stream(self, texts: Iterator[str], kind: TextKind) -> Iterator[Encoded]:
+        def stream(self, texts: Iterator[str], kind: TextKind, progress: BatchProgress) -> Iterator[Encoded]:
             assert list(itertools.islice(texts, 2)) == ["a", "b"]
             assert list(itertools.islice(texts, 3)) == ["c", "d", "e"]
             yield whole

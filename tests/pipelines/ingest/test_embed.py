@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from m3core.config.model import ModelSection
 from m3core.encoder import Encoder, stored_vectors
-from pipelines.ingest.embed import EncodeStep, LazyEncoder, UnitLimits, cut_units, encode_unit, split_known
+from pipelines.ingest.embed import EncodeStep, LazyEncoder, UnitLimits, Work, cut_units, encode_unit, split_known
 from pipelines.state.chunks import ChunkRow
 from pipelines.state.lake import Lake
 from tests.pipelines.ingest.parts import FINGERPRINT, fill_lake, paths_in, row_of
@@ -83,8 +83,8 @@ def test_a_unit_is_encoded_once_and_one_file_is_written(step: EncodeStep, tmp_pa
 
     assert list(encoded.reference.rows) == rows
     assert len(list(paths_in(tmp_path).lake(FINGERPRINT).glob("*.parquet"))) == 1
-    assert encoded.tokens == sum(tokens for tokens, _ in said.pairs) > 0
-    assert sum(size for _, size in said.pairs) >= sum(len(text) for text in texts)
+    assert encoded.work.tokens == sum(tokens for tokens, _ in said.pairs) > 0
+    assert sum(size for _, size in said.pairs) == sum(len(text) for text in texts)
     kept = step.lake.read(encoded.reference.vectors)
     expected = stored_vectors(step.encoder.get().encode(texts))
     for mine, other in zip(kept, [*expected, expected[0]], strict=True):
@@ -92,11 +92,23 @@ def test_a_unit_is_encoded_once_and_one_file_is_written(step: EncodeStep, tmp_pa
         np.testing.assert_array_equal(mine.lexical_ids, other.lexical_ids)
 
     again = encode_unit(rows, step)
-    assert (again.reference, again.tokens) == (encoded.reference, 0)
+    assert (again.reference, again.work) == (encoded.reference, Work())
 
 
 def test_what_the_lake_has_needs_no_model(step: EncodeStep, tmp_path: Path) -> None:
     rows = [row_of("one"), row_of("two")]
     fill_lake(tmp_path, rows)
-    assert encode_unit(rows, step).tokens == 0
+    assert encode_unit(rows, step).work == Work()
     assert not step.encoder.loaded
+
+
+def test_the_work_of_a_unit_is_counted(step: EncodeStep) -> None:
+    # Batches of 256 tokens, the longest texts first: one cut text fills the first, the other three share the second.
+    encoder = step.encoder.get()
+    texts = ["the key " * 500, "the key of the laboratory", "the key", "the key is at the front desk"]
+    lengths = [len(ids) for ids in encoder.tokenizer.encode(texts, "passage: ", 256)[0]]
+    encoder.budget.shrink(256, 512)  # what a batch of this unit that does not fit would do
+    work = encode_unit([row_of(text) for text in texts], step).work
+    assert (work.texts, work.tokens, work.truncated, work.oom_halvings) == (4, sum(lengths), 1, 1)
+    assert work.padded_tokens == 3 * max(lengths[1:]) - sum(lengths[1:]) > 0
+    assert work.counters["encode-msec"] == round(1000 * work.seconds)

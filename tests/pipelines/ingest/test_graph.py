@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
+from typing import Any
 
 import pytest
+from apache_beam.metrics import MetricsFilter
+from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
 from pipelines.ingest import graph
-from pipelines.ingest.embed import Reference
+from pipelines.ingest.embed import Reference, Work
 from pipelines.ingest.graph import EncodeUnit, quiet_beam
 from pipelines.ingest.load import Loaded, LoadStep, load
 from tests.pipelines.ingest.projects import EDGE, Project, document
@@ -57,6 +61,28 @@ def test_a_reader_sees_the_last_snapshot_while_a_run_works(project: Project, mon
     assert seen
     assert all(rows == before for rows in seen)
     assert project.rows() != before
+
+
+def test_the_engine_counts_what_the_encode_step_does(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = []
+
+    class Recording(FnApiRunner):
+        def run_pipeline(self, *arguments: Any) -> Any:
+            results.append(super().run_pipeline(*arguments))
+            return results[-1]
+
+    monkeypatch.setattr(graph, "FnApiRunner", Recording)
+    project.write_many(3)
+    report = project.ingest()
+    counted: Counter[str] = Counter()
+    for result in results:
+        for found in result.metrics().query(MetricsFilter().with_namespace("encode"))["counters"]:
+            counted[found.key.metric.name] += found.committed
+    assert counted.keys() == Work().counters.keys()
+    assert counted["texts"] == report.chunks_written > 0
+    assert counted["tokens"] == report.tokens_encoded
+    assert counted["encode-msec"] > 0
+    assert (counted["truncated"], counted["oom-halvings"]) == (0, 0)
 
 
 def test_a_step_outside_of_a_run_says_so() -> None:

@@ -356,9 +356,11 @@ def test_only_the_owner_may_read(
 WRITE = """
     import sys
     from pathlib import Path
+    import pyarrow
     from pipelines.state.manifest import DocumentRecord, Manifest
     from pipelines.state.paths import StatePaths
     manifest, run = Manifest(StatePaths(Path(sys.argv[1])), 1), int(sys.argv[2])
+    pyarrow.array(["loads pandas where it is installed, which takes longer than this process may live"])
     print("ready", flush=True)
     for wave in range(1, 10**6):
         names = [str((7 * wave + i) % 23) for i in range(5)]

@@ -1,0 +1,49 @@
+"""A disk without room: how the system says so, and the one error for it."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path
+
+from m3core.errors import DiskFullError
+
+# EFBIG is the limit on a file's size that a user or a quota set; to a run it is the same.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def says_full(error: OSError) -> bool:
+    """Whether the system means that nothing more can be written."""
+    return error.errno in _NO_ROOM
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that an ordinary user may still write on the disk of `path`, which need not be there yet."""
+    return shutil.disk_usage(_existing(path)).free
+
+
+def disk_full(path: Path) -> DiskFullError:
+    """The error for a file or folder that could not be written for lack of room."""
+    return _no_room(
+        path, f"{path} could not be written: no space left ({free_bytes(path):,} bytes free on its file system)"
+    )
+
+
+def require_free(folder: Path, needed: int) -> None:
+    """Raise DiskFullError unless `needed` bytes are free on the disk of `folder`."""
+    free = free_bytes(folder)
+    if free < needed:
+        raise _no_room(folder, f"{folder}: {free >> 20} MiB are free and {-(-needed >> 20)} MiB are needed")
+
+
+def _no_room(path: Path, message: str) -> DiskFullError:
+    return DiskFullError(
+        message,
+        f"free space on the file system of {_existing(path)}, or move storage.path to a larger one, and run again; "
+        "everything committed is safe",
+    )
+
+
+def _existing(path: Path) -> Path:
+    """`path`, or the nearest folder above it that is there."""
+    return next(part for part in (path, *path.absolute().parents) if part.exists())
