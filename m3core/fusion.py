@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from m3core.errors import UsageError
 from m3core.types import Signal
 
 RRF_K = 60
+Item = TypeVar("Item", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +62,9 @@ def weighted_sum(raw: Mapping[Signal, float], weights: Mapping[Signal, float]) -
     return sum(weight * raw.get(signal, 0.0) for signal, weight in weights.items()) / sum(weights.values())
 
 
-def reciprocal_rank_fusion(rankings: Sequence[Sequence[str]], k: int = RRF_K) -> dict[str, float]:
+def reciprocal_rank_fusion(rankings: Sequence[Sequence[Item]], k: int = RRF_K) -> dict[Item, float]:
     """sum over rankings of 1 / (k + rank), ranks from 1 (Cormack, Clarke, Buettcher, SIGIR 2009)."""
-    fused: dict[str, float] = {}
+    fused: dict[Item, float] = {}
     for ranking in rankings:
         for rank, item in enumerate(ranking, start=1):
             fused[item] = fused.get(item, 0.0) + 1.0 / (k + rank)

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from m3core.evaluate.matrices import MATRICES
+from m3core.evaluate.search import Best
 from m3core.fusion import Weights
-from m3core.types import Encoded, Float32Array, Signal
+from m3core.types import Float32Array, Float64Array, Signal
 
 if TYPE_CHECKING:
     from m3core.encoder import Encoder
@@ -56,61 +57,27 @@ def score_folder(encoder: Encoder, folder: Path, max_queries: int) -> ScoredSet:
     asked = encoder.encode([text for _, text in queries], "query")
     place = {doc_id: index for index, (doc_id, _) in enumerate(documents)}
     gains = [{place[doc_id] for doc_id in relevant[query_id] if doc_id in place} for query_id, _ in queries]
-    return ScoredSet({signal: matrix(asked, passages) for signal, matrix in _MATRICES.items()}, gains)
+    return ScoredSet({signal: matrix(asked, passages) for signal, matrix in MATRICES.items()}, gains)
 
 
 def mean_ndcg(scores: Float32Array, relevant: Sequence[set[int]], k: int = 10) -> float:
     """Mean nDCG@k of score rows `[Q, N]` against the indices of relevant documents; ties go to the lower index."""
+    gains = [dict.fromkeys(wanted, 1) for wanted in relevant]
+    return float(np.mean(ndcg_rows(scores, gains, k)))
+
+
+def ndcg_rows(scores: Float32Array, gains: Sequence[Mapping[int, int]], k: int = 10) -> Float64Array:
+    """nDCG@k of each score row `[Q, N]` against the gain of each relevant document's index: `[Q]`; see `mean_ndcg`."""
+    best = Best(len(scores), k)
+    best.add(scores, 0)
+    found = best.rankings()
     discounts = 1.0 / np.log2(np.arange(2, k + 2))
-    values = []
-    for row, wanted in zip(scores, relevant, strict=True):
-        top = np.argsort(-row, kind="stable")[:k]
-        gain = sum(float(discounts[rank]) for rank, index in enumerate(top.tolist()) if index in wanted)
-        ideal = float(discounts[: min(len(wanted), k)].sum())
-        values.append(gain / ideal if ideal else 0.0)
-    return float(np.mean(values))
-
-
-def dense_matrix(queries: Encoded, passages: Encoded) -> Float32Array:
-    """All dense scores, `[Q, N]`."""
-    assert queries.dense is not None and passages.dense is not None  # noqa: S101, PT018
-    matrix: Float32Array = queries.dense @ passages.dense.T
-    return matrix
-
-
-def lexical_matrix(queries: Encoded, passages: Encoded) -> Float32Array:
-    """All lexical scores, `[Q, N]`, through an inverted index of the passages."""
-    assert queries.lexical is not None and passages.lexical is not None  # noqa: S101, PT018
-    owner = np.repeat(np.arange(len(passages)), np.diff(passages.lexical.indptr))
-    order = np.argsort(passages.lexical.ids, kind="stable")
-    ids, owner, weights = passages.lexical.ids[order], owner[order], passages.lexical.weights[order]
-    scores = np.zeros((len(queries), len(passages)), dtype=np.float32)
-    for i in range(len(queries)):
-        for token, weight in zip(*queries.lexical.row(i), strict=True):
-            hits = slice(*np.searchsorted(ids, [token, token + np.uint32(1)]))
-            scores[i, owner[hits]] += weight * weights[hits]
-    return scores
-
-
-def multi_matrix(queries: Encoded, passages: Encoded) -> Float32Array:
-    """All MaxSim scores (mean over query vectors), `[Q, N]`."""
-    assert queries.multi is not None and passages.multi is not None  # noqa: S101, PT018
-    starts = passages.multi.offsets[:-1]
-    filled = np.diff(passages.multi.offsets) > 0
-    scores = np.zeros((len(queries), len(passages)), dtype=np.float32)
-    for i in range(len(queries)):
-        products = queries.multi.row(i) @ passages.multi.values.T
-        best = np.maximum.reduceat(products, starts[filled], axis=1)
-        scores[i, filled] = best.mean(axis=0)
-    return scores
-
-
-_Matrix = Callable[[Encoded, Encoded], npt.NDArray[np.float32]]
-_MATRICES: Mapping[Signal, _Matrix] = {
-    Signal.DENSE: dense_matrix,
-    Signal.LEXICAL: lexical_matrix,
-    Signal.MULTI: multi_matrix,
-}
+    values = np.zeros(len(scores))
+    for query, wanted in enumerate(gains):
+        gain = sum(discounts[rank] * wanted.get(index, 0) for rank, index in enumerate(found.row(query)))
+        ideal = sum(discount * most for discount, most in zip(discounts, sorted(wanted.values())[::-1], strict=False))
+        values[query] = gain / ideal if ideal else 0.0
+    return values
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -127,6 +94,3 @@ def _qrels(path: Path) -> Mapping[str, set[str]]:
             if score.isdigit() and int(score) > 0:
                 relevant[query_id].add(doc_id)
     return relevant
-
-
-__all__ = ["ScoredSet", "dense_matrix", "lexical_matrix", "mean_ndcg", "multi_matrix", "score_folder"]

@@ -1,4 +1,4 @@
-"""The exact evaluation: matrices against single scores, nDCG against its definition, a folder end to end."""
+"""nDCG against its definition, a folder end to end."""
 
 from __future__ import annotations
 
@@ -9,29 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from m3core import Encoder, scoring
-from m3core.evaluate.beir import dense_matrix, lexical_matrix, mean_ndcg, multi_matrix, score_folder
+from m3core import Encoder
+from m3core.evaluate.beir import mean_ndcg, ndcg_rows, score_folder
+from m3core.evaluate.matrices import dense_matrix, lexical_matrix, multi_matrix
 
 _PASSAGES = ["the key of the desk", "travel by night train", "", "refunded within thirty days", "the desk at nine"]
 _QUERIES = ["key desk", "night", "days refunded", ""]
-
-
-def test_matrices_equal_single_scores(tiny_model: Path) -> None:
-    encoder = Encoder.load(tiny_model)
-    queries, passages = encoder.encode(_QUERIES, "query"), encoder.encode(_PASSAGES)
-    dense, lexical, multi = (matrix(queries, passages) for matrix in (dense_matrix, lexical_matrix, multi_matrix))
-    assert queries.dense is not None
-    assert passages.dense is not None
-    assert queries.lexical is not None
-    assert passages.lexical is not None
-    assert queries.multi is not None
-    assert passages.multi is not None
-    for i in range(len(_QUERIES)):
-        assert dense[i] == pytest.approx(scoring.dense(queries.dense[i], passages.dense), abs=1e-6)
-        for j in range(len(_PASSAGES)):
-            single = scoring.lexical(*queries.lexical.row(i), *passages.lexical.row(j))
-            assert lexical[i, j] == pytest.approx(single, rel=1e-4, abs=1e-6)
-            assert multi[i, j] == pytest.approx(scoring.max_sim(queries.multi.row(i), passages.multi.row(j)), abs=1e-5)
 
 
 def test_ndcg_by_hand() -> None:
@@ -40,6 +23,13 @@ def test_ndcg_by_hand() -> None:
     ideal = 1 + 1 / math.log2(3)
     expected = [(1 / math.log2(3) + 1 / math.log2(4)) / ideal, 1 / math.log2(5)]
     assert mean_ndcg(scores, [{1, 2}, {0}]) == pytest.approx(sum(expected) / 2)
+
+
+def test_a_higher_judgement_weighs_more_and_counts_in_the_ideal_order() -> None:
+    scores = np.array([[3.0, 2.0, 1.0]], dtype=np.float32)
+    gained = 1 + 3 / math.log2(4)
+    assert ndcg_rows(scores, [{0: 1, 2: 3}]) == pytest.approx([gained / (3 + 1 / math.log2(3))])
+    assert ndcg_rows(scores, [{}]) == pytest.approx([0.0])
 
 
 def test_a_beir_folder_is_scored_as_its_texts_are(tiny_model: Path, tmp_path: Path) -> None:

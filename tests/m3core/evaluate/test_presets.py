@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from m3core.evaluate.beir import ScoredSet
-from m3core.evaluate.presets import best_weights
+from m3core.evaluate.presets import GainedSet, best_weights, mine_weights
+from m3core.fusion import Weights
 from m3core.types import Signal
 
 
@@ -16,3 +17,43 @@ def test_the_signal_that_finds_the_answers_gets_the_weight() -> None:
     weights = best_weights([ScoredSet(noise, [{row % 30} for row in range(40)])])
     assert weights.multi > 0.7
     assert weights.dense + weights.lexical + weights.multi == pytest.approx(1.0)
+
+
+def _useful(rng: np.random.Generator, queries: int = 60, documents: int = 25) -> GainedSet:
+    """Dense finds the answer half of the time, multi mostly; lexical is noise."""
+    signals = {signal: rng.random((queries, documents)).astype(np.float32) for signal in Signal}
+    for row in range(queries):
+        signals[Signal.DENSE][row, row % documents] += 0.3
+        signals[Signal.MULTI][row, row % documents] += 0.5
+    return GainedSet(signals, [{row % documents: 1} for row in range(queries)])
+
+
+def test_folds_are_ranked_by_weights_that_did_not_see_them() -> None:
+    part = _useful(np.random.default_rng(4))
+    mined = mine_weights([part], Weights(0.4, 0.2, 0.4), seed=2, folds=3)
+    order = np.random.default_rng(2).permutation(60)
+    held_out = np.zeros(60)
+    for fold, weights in enumerate(mined.folds):
+        mine = order[fold::3]
+        seen = np.setdiff1d(np.arange(60), mine)
+        rest = ScoredSet({s: m[seen] for s, m in part.signals.items()}, [{int(row) % 25} for row in seen])
+        assert weights == best_weights([rest])
+        held_out[mine] = part.ndcg(weights)[mine]
+    assert mined.held_out == pytest.approx(held_out.mean())
+    assert mined.preset == pytest.approx(part.ndcg(Weights(0.4, 0.2, 0.4)).mean())
+    assert mined.gain.mean == pytest.approx(mined.held_out - mined.preset)
+
+
+def test_a_preset_that_leans_on_noise_is_beaten_and_a_good_one_is_not() -> None:
+    part = _useful(np.random.default_rng(0), queries=150)
+    bad = mine_weights([part], Weights(0.0, 1.0, 0.0), seed=0)
+    assert bad.gain.beyond_noise
+    assert bad.gain.mean > 0.2
+    good = mine_weights([part], bad.weights, seed=0)
+    assert not (good.gain.beyond_noise and good.gain.mean > 0)
+
+
+def test_a_set_of_one_query_takes_part_without_being_its_own_judge() -> None:
+    one, many = _useful(np.random.default_rng(1), queries=1), _useful(np.random.default_rng(2))
+    mined = mine_weights([one, many], Weights(1, 0, 0), seed=0)
+    assert 0 <= mined.held_out <= 1
