@@ -26,12 +26,14 @@ from m3core.encoder import Encoder
 from m3core.errors import TrainingError
 from m3core.evaluate.beir import score_folder
 from m3core.evaluate.presets import best_weights
-from m3core.heads import Linear, read_head
+from m3core.heads import read_head
 from m3core.layout import ADAPTER, MULTI_HEAD, SPARSE_HEAD
 from m3core.train.adapter import Adapter
-from m3core.train.curriculum import Curriculum, Portions, plan_curriculum
-from m3core.train.joint import Parameters, Rates, Trainer
+from m3core.train.curriculum import Curriculum, Portions, plan_curriculum, thinned
+from m3core.train.joint import Trainer
 from m3core.train.pairs import Pair, file_sha256, read_pairs
+from m3core.train.parameters import Parameters, Rates, trainable
+from m3core.train.record import shown_command
 from m3core.train.starts import idf_head, shared_meaning_head, text_means
 from m3core.train.states import States, finished, frozen_states
 from m3core.types import Signal
@@ -64,12 +66,12 @@ def main(arguments: Sequence[str]) -> None:
         parameters = _start(encoder, curriculum, queries, passages, frozen, options)
     else:
         parameters = read_trained(options.start, options.depth)
-    schedule = curriculum.schedule[options.skip :][: options.steps]
+    schedule = thinned(curriculum.schedule, options.crossing_share)[options.skip :][: options.steps]
     trainer = Trainer(encoder, parameters, queries, passages, schedule, rates)
     trainer.run(_say, options.work / "checkpoint.pt")
     write_trained(options.out, trainer)
     record: dict[str, Any] = {
-        "command": "python -m m3core.train " + " ".join(_shown(argument) for argument in arguments),
+        "command": shown_command("python -m m3core.train", arguments),
         "data_sha256": file_sha256(options.data),
         "multi_dim": options.multi_dim,
         "adapter": {"depth": options.depth, "rank": options.rank, "scale": options.scale},
@@ -134,6 +136,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pivots", type=int, default=Portions.pivots)
     parser.add_argument("--start", type=Path, help="go on from what another run wrote, instead of from scratch")
     parser.add_argument("--skip", type=int, default=0, help="leave out the first batches, which --start has seen")
+    parser.add_argument(
+        "--crossing-share", type=float, default=1.0, help="of the batches in two languages, train on this share"
+    )
     parser.add_argument("--steps", type=int, help="at most so many batches; default: all")
     parser.add_argument("--adapter-rate", type=float, default=Rates.adapter)
     parser.add_argument("--distil-after", type=float, default=Rates.distil_after, help="share of the steps; 1: never")
@@ -165,7 +170,7 @@ def _start(
     passages: States,
     frozen: int,
     options: argparse.Namespace,
-) -> Parameters:
+) -> Parameters[Adapter]:
     rng = np.random.default_rng(options.seed)
     rows = rng.permutation(len(curriculum.bitext_rows))[:_START_ROWS].tolist()
     asked = [curriculum.bitext_rows[i][0] for i in rows]
@@ -179,11 +184,7 @@ def _start(
     sparse = idf_head(finished(passages, some, encoder.backbone, frozen), dropped, rng)
     generator = torch.Generator().manual_seed(options.seed)
     adapter = Adapter.fresh(encoder.backbone, options.depth, options.rank, options.scale, generator)
-    return Parameters(adapter, _trainable(sparse), _trainable(multi))
-
-
-def _trainable(head: Linear) -> Linear:
-    return Linear(head.weight.clone().requires_grad_(), head.bias.clone().requires_grad_())
+    return Parameters(adapter, trainable(sparse), trainable(multi))
 
 
 def write_trained(folder: Path, trainer: Trainer) -> None:
@@ -192,8 +193,8 @@ def write_trained(folder: Path, trainer: Trainer) -> None:
     parameters = trainer.parameters
     for name, head in ((SPARSE_HEAD, parameters.sparse), (MULTI_HEAD, parameters.multi)):
         torch.save({"weight": head.weight.detach().half(), "bias": head.bias.detach().half()}, folder / name)
-    halves = {name: tensor.detach().half().contiguous() for name, tensor in parameters.adapter.tensors.items()}
-    save_file(halves, folder / ADAPTER, {"scale": str(parameters.adapter.scale)})
+    halves = {name: tensor.detach().half().contiguous() for name, tensor in parameters.body.tensors.items()}
+    save_file(halves, folder / ADAPTER, {"scale": str(parameters.body.scale)})
 
 
 def _give_memory_back() -> None:
@@ -208,22 +209,17 @@ def _give_memory_back() -> None:
     mallopt(_M_MMAP_THRESHOLD, 4 << 20)
 
 
-def read_trained(folder: Path, depth: int) -> Parameters:
+def read_trained(folder: Path, depth: int) -> Parameters[Adapter]:
     """What `write_trained` wrote, trainable again. Raises ModelError if a head is missing or malformed."""
     with safe_open(folder / ADAPTER, "pt") as file:
         scale = float(file.metadata()["scale"])
         tensors = {name: file.get_tensor(name).float().requires_grad_() for name in file.keys()}  # noqa: SIM118
-    sparse, multi = (_trainable(read_head(folder, name)) for name in (SPARSE_HEAD, MULTI_HEAD))
+    sparse, multi = (trainable(read_head(folder, name)) for name in (SPARSE_HEAD, MULTI_HEAD))
     return Parameters(Adapter(depth, scale, tensors), sparse, multi)
 
 
 def _thinned(history: Sequence[dict[str, float]]) -> list[dict[str, float]]:
     return [row for row in history if row["step"] % 25 == 0]
-
-
-def _shown(argument: str) -> str:
-    # Paths of the machine that trained are nobody's business: keep the last two parts.
-    return "/".join(Path(argument).parts[-2:]) if "/" in argument else argument
 
 
 def _say(line: str) -> None:

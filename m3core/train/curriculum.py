@@ -85,6 +85,19 @@ def plan_curriculum(pairs: Sequence[Pair], portions: Portions, seed: int) -> Cur
     return Curriculum(queries, passages, [schedule[i] for i in rng.permutation(len(schedule)).tolist()], rows)
 
 
+def thinned(schedule: Sequence[Batch], share: float) -> list[Batch]:
+    """The schedule with every question batch and, evenly spread, that share of the batches in two languages."""
+    kept, owed = [], 0.0
+    for batch in schedule:
+        if batch.own_language:
+            owed += share
+            if owed < 1:
+                continue
+            owed -= 1
+        kept.append(batch)
+    return kept
+
+
 def _questions(
     pairs: Sequence[Pair], portions: Portions, queries: Pool, passages: Pool, rng: np.random.Generator
 ) -> list[Batch]:

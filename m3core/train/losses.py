@@ -1,5 +1,5 @@
-"""Batched scores and InfoNCE for training heads. Shapes: B queries, C passages (the first B are
-the queries' own), Tq and Tp padded tokens, D' vector width.
+"""Batched scores and InfoNCE for training heads. Shapes: B queries, C passages, Tq and Tp padded tokens, D' vector
+width.
 
 Every softmax is over score / tau (M3-Embedding, equation 1, and FlagEmbedding's code).
 """
@@ -26,7 +26,8 @@ def lexical_scores(
     vocabulary = torch.unique(query_ids)
     vocabulary = vocabulary[~torch.isin(vocabulary, dropped)]
     if not len(vocabulary):
-        return query_weights.new_zeros(len(query_ids), len(passage_ids))
+        # Products with nothing: zeros that still have a gradient, so that a loss of these scores alone can be taken.
+        return query_weights[:, :0] @ passage_weights[:, :0].T
     return (
         _on_vocabulary(query_ids, query_weights, vocabulary)
         @ _on_vocabulary(passage_ids, passage_weights, vocabulary).T
@@ -59,13 +60,13 @@ def max_sim_scores(query: Tensor, query_mask: Tensor, passage: Tensor, passage_m
     return sums / query_mask.sum(-1).clamp(min=1)[:, None]
 
 
-def info_nce(scores: Tensor, same: Tensor, tau: float = TAU) -> Tensor:
-    """Cross entropy of each row's own column over all columns of `[B, C]`, C >= B, with tau; row i's own column is i.
+def info_nce(scores: Tensor, same: Tensor, tau: float = TAU, first: int = 0) -> Tensor:
+    """Cross entropy of each row's own column over all columns of `[B, C]`, with tau; row i's own column is first + i.
 
-    `same[i, j]` marks other columns whose passage equals the row's positive: they are no negatives.
+    `same[i, j]` marks other columns whose passage equals one of the row's positives: they are no negatives.
     """
     masked = (scores / tau).masked_fill(same, -torch.inf)
-    return functional.cross_entropy(masked, torch.arange(len(scores), device=scores.device))
+    return functional.cross_entropy(masked, first + torch.arange(len(scores), device=scores.device))
 
 
 def distillation(scores: Tensor, teacher: Tensor, same: Tensor, tau: float = TAU) -> Tensor:
@@ -75,3 +76,19 @@ def distillation(scores: Tensor, teacher: Tensor, same: Tensor, tau: float = TAU
     target = functional.softmax((teacher.detach() / tau).masked_fill(same, -torch.inf), dim=-1)
     student = functional.log_softmax((scores / tau).masked_fill(same, -torch.inf), dim=-1)
     return -(target * student.masked_fill(same, 0.0)).sum(-1).mean()
+
+
+def group_distillation(scores: Tensor, teacher: Tensor, tau: float = TAU) -> Tensor:
+    """Cross entropy of softmax(scores / tau) against softmax(teacher) over each row's own group of passages, mean over
+    all B rows (FlagEmbedding's `kl_div`: the teacher's scores have no temperature).
+
+    `teacher` `[B, C]` holds NaN outside a row's group; a row without any teacher score counts 0.
+    """
+    known = ~torch.isnan(teacher)
+    taught = known.any(dim=-1)
+    if not taught.any():
+        return scores.new_zeros(())
+    outside = ~known[taught]
+    target = functional.softmax(teacher[taught].masked_fill(outside, -torch.inf), dim=-1)
+    student = functional.log_softmax((scores[taught] / tau).masked_fill(outside, -torch.inf), dim=-1)
+    return -(target * student.masked_fill(outside, 0.0)).sum() / len(scores)

@@ -14,7 +14,8 @@ from m3core.train.bitexts import (
     pivots,
     translations,
 )
-from m3core.train.curriculum import Portions, plan_curriculum
+from m3core.train.curriculum import Portions, plan_curriculum, thinned
+from m3core.train.joint import Batch
 from m3core.train.pairs import Pair, read_pairs
 
 
@@ -95,3 +96,11 @@ def test_a_curriculum_has_every_kind_and_no_held_out_or_unknown_language(pairs_f
     for asked, answered in plan.bitext_rows:
         pair = {plan.queries.texts[asked], plan.passages.texts[answered]}
         assert any(pair == {row.query, row.positive} for row in pairs if row.source == "tatoeba")
+
+
+def test_a_thinned_schedule_keeps_all_questions_and_a_share_of_the_rest_evenly() -> None:
+    schedule = [Batch([i], [i], [i] if i % 2 else []) for i in range(80)]
+    kept = thinned(schedule, 0.25)
+    assert [batch.queries[0] for batch in kept if not batch.own_language] == list(range(0, 80, 2))
+    assert [batch.queries[0] for batch in kept if batch.own_language] == list(range(7, 80, 8))
+    assert thinned(schedule, 1.0) == schedule

@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 
 from m3core import Encoder, scoring
 from m3core.errors import TrainingError
-from m3core.heads import Linear
 from m3core.train.__main__ import main
 from m3core.train.adapter import Adapter
-from m3core.train.joint import Batch, Parameters, Rates, Trainer, equally_right
+from m3core.train.joint import Batch, Trainer, equally_right
+from m3core.train.parameters import Parameters, Rates, trainable
 from m3core.train.states import finished, frozen_states
 
 _QUERIES = ["the key", "night train", "laboratory desk"]
@@ -37,10 +37,7 @@ def _trainer(encoder: Encoder, depth: int, schedule: Sequence[Batch], seed: int 
             tensor.data.normal_(0, 0.1, generator=generator)
     assert encoder.sparse_head is not None
     assert encoder.multi_head is not None
-    heads = [
-        Linear(head.weight.clone().requires_grad_(), head.bias.clone().requires_grad_())
-        for head in (encoder.sparse_head, encoder.multi_head)
-    ]
+    heads = trainable(encoder.sparse_head), trainable(encoder.multi_head)
     frozen = len(encoder.backbone.layers) - depth
     queries = frozen_states(encoder, _QUERIES, "query", 64, frozen, _quiet)
     passages = frozen_states(encoder, _PASSAGES, "passage", 64, frozen, _quiet)
@@ -183,4 +180,4 @@ def test_signals_that_were_not_trained_are_not_made_up(tiny_model: Path) -> None
     vectors = trainer.trained().encode(_PASSAGES).dense
     assert vectors is not None
     assert np.array_equal(vectors, plain.encode(_PASSAGES).dense)
-    assert replace(trainer.parameters.adapter).tensors == {}
+    assert replace(trainer.parameters.body).tensors == {}

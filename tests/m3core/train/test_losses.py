@@ -94,3 +94,27 @@ def test_distillation_is_the_cross_entropy_against_the_teacher_and_moves_the_stu
     assert scores.grad is not None
     assert scores.grad[1, 4] == scores.grad[2, 0] == 0
     assert bool(torch.isfinite(scores.grad).all())
+
+
+def test_a_teacher_is_followed_within_the_group_and_only_where_it_spoke() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.rand(3, 6, generator=generator, requires_grad=True)
+    teacher = torch.full((3, 6), torch.nan)
+    groups = {0: {0: 4.0, 3: 2.5, 4: 1.0}, 2: {2: 0.5, 5: 0.25}}
+    for row, told in groups.items():
+        for column, value in told.items():
+            teacher[row, column] = value
+    expected = 0.0
+    for row, told in groups.items():
+        targets = [math.exp(value) for value in told.values()]
+        student = [math.exp(float(scores.detach()[row, column]) / 0.02) for column in told]
+        for t, s in zip(targets, student, strict=True):
+            expected -= t / sum(targets) * math.log(s / sum(student)) / 3
+    found = losses.group_distillation(scores, teacher)
+    assert float(found.detach()) == pytest.approx(expected, rel=1e-4)
+    found.backward()
+    assert scores.grad is not None
+    assert {(i, j) for i in range(3) for j in range(6) if scores.grad[i, j] != 0} <= {
+        (row, column) for row, told in groups.items() for column in told
+    }
+    assert float(losses.group_distillation(scores, torch.full((3, 6), torch.nan))) == 0.0
