@@ -13,7 +13,25 @@ from typing import Annotated
 import typer
 
 from m3core.errors import ExitCode
-from pipelines.cli import bench, config, demo, encode, ingest, init, models, search
+from pipelines.cli import (
+    audit,
+    bench,
+    config,
+    dead_letters,
+    demo,
+    encode,
+    evaluate,
+    ingest,
+    init,
+    mine,
+    models,
+    plan,
+    repair,
+    search,
+    show,
+    status,
+    train,
+)
 from pipelines.cli.report import OutputClosedError, report_error, say
 from pipelines.cli.usage import TYPER_USAGE_ERROR, CommandGroup, before_dashes, usage_error
 
@@ -33,9 +51,18 @@ app = typer.Typer(
 )
 app.command("init")(init.init)
 app.command("demo")(demo.demo)
+app.command("plan")(plan.plan)
 app.command("ingest")(ingest.ingest)
 app.command("search")(search.search)
+app.command("status")(status.status)
+app.command("show")(show.show)
+app.command("audit")(audit.audit)
+app.command("repair")(repair.repair)
+app.add_typer(dead_letters.app)
 app.command("encode")(encode.encode)
+app.command("eval")(evaluate.evaluate)
+app.command("mine")(mine.mine)
+app.command("train")(train.train)
 app.add_typer(models.app)
 app.add_typer(bench.app)
 app.add_typer(config.app)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from connectors.protocol import LoadingSink
 from pipelines.ingest.diff import KeyFile, Work, gone_records, written_by
 from pipelines.ingest.stores import Stores, delete_all
 from pipelines.state.lease import Lease
@@ -51,6 +52,8 @@ def finalise(ending: Ending) -> Ended:
     deleted = max(deleted, delete_all(ending.stores.others.values(), _doomed(written, ending), ending.lease.check))
     for other in ending.stores.others.values():
         other.flush()
+        if isinstance(other, LoadingSink):
+            other.finish_loading()
     ending.before_live()
     gone = _mark(written, ending)
     ending.manifest.compact()

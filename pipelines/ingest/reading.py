@@ -103,11 +103,16 @@ def prepare(group: Group, wave: int, step: ReadStep) -> Chunked:
 
     The file is named by its rows, so that a repeated group replaces it by the same.
     """
-    chunked = _read(group, step) if isinstance(group, ItemGroup) else _restore(group.records, step)
+    chunked = chunks_of(group, step)
     if chunked.rows:
         names = "".join(row.chunk.id for row in chunked.rows)
         step.chunk_files.write(step.run, wave, text_hash(names)[:32], chunked.rows)
     return chunked
+
+
+def chunks_of(group: Group, step: ReadStep) -> Chunked:
+    """Documents and chunk rows of a group; nothing is written."""
+    return _read(group, step) if isinstance(group, ItemGroup) else _restore(group.records, step)
 
 
 def _read(group: ItemGroup, step: ReadStep) -> Chunked:

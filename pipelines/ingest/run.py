@@ -51,7 +51,7 @@ from pipelines.ingest.session import WORK, IngestOptions, Request, Run
 from pipelines.ingest.shared import disk_full, sharing
 from pipelines.ingest.sources import open_source
 from pipelines.ingest.stop import StopFlag, stopping_on_signals
-from pipelines.ingest.stores import Stores, any_lost, open_stores, store_options
+from pipelines.ingest.stores import Stores, any_lost, for_writing, open_stores, store_options
 from pipelines.ingest.tally import Tally
 from pipelines.ingest.working import run_waves, share
 from pipelines.state.collection import read_collection
@@ -82,6 +82,7 @@ def ingest(config: Config, base: Path, progress: Progress, *, options: IngestOpt
             sources={name: open_source(name, section, base, config.fields) for name, section in config.sources.items()},
             progress=progress,
             stop=stop,
+            base=base,
         )
         lease = stack.enter_context(acquire_lease(request.paths, wait=options.lock_wait))
         # Not before: a run that still waits for another one ends at once.
@@ -132,7 +133,8 @@ def _work(run: Run, tally: Tally) -> None:
     request = run.request
     tally.letters = Letters(read_dead_letters(request.paths))
     listing = list_sources(request.sources, run.work, request.progress.listing, lambda: bool(request.stop))
-    options = store_options(run.generation, request)
+    building = run.generation.status == "building"
+    options = for_writing(store_options(run.generation, request), run.number, building, run.before_write)
     run.manifest.compact()  # waves that a killed run left: the join streams the base, but would have to sort them
     lost = run.manifest.counts().documents > 0 and any_lost(run.generation, options)
     work = diff.join(listing, run.manifest, run.work, lost=lost)

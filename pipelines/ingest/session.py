@@ -36,7 +36,10 @@ class IngestOptions:
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a run: configuration, places, and what the caller sees of it."""
+    """What is asked of a run: configuration, places, and what the caller sees of it.
+
+    `base` is the configuration's folder.
+    """
 
     config: Config
     options: IngestOptions
@@ -45,6 +48,7 @@ class Request:
     sources: Mapping[str, Source]
     progress: Progress
     stop: StopFlag
+    base: Path = Path()
 
     @property
     def paths(self) -> StatePaths:

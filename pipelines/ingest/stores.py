@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
+from connectors.connection import connection_of
 from connectors.protocol import EmbeddedSink, Sink, StoreOptions
 from connectors.registry import is_embedded, open_sink
 from pipelines.ingest.generation import schema_of
@@ -54,8 +55,19 @@ def store_options(generation: Generation, request: Request) -> dict[str, StoreOp
             root=request.storage / "stores" / binding.name / request.paths.collection,
             schema=schema_of(generation, binding, request.paths.collection),
             min_free_bytes=request.config.ingest.min_free_bytes,
+            connection=connection_of(request.config.stores[binding.name], request.base),
         )
         for binding in generation.stores
+    }
+
+
+def for_writing(
+    options: dict[str, StoreOptions], revision: int, building: bool, before_request: Callable[[], None]
+) -> dict[str, StoreOptions]:
+    """The same options for the run that writes: its revision fences, and its lease is checked before each request."""
+    return {
+        name: replace(each, revision=revision, building=building, before_request=before_request)
+        for name, each in options.items()
     }
 
 

@@ -25,10 +25,7 @@ def share(run: Run, stores: Stores, lost: bool, tally: Tally) -> Shared:
     """What the steps of this run share; nothing heavy is loaded yet."""
     request = run.request
     spec = request.build.spec
-    tokenizer = TextTokenizer.load(spec.folder)
-    overhead = tokenizer.special_overhead(spec.passage_prefix)
-    if spec.cls_stride is not None:
-        overhead += spec.max_length // spec.cls_stride
+    chunker, overhead = chunker_of(request)
     lake = Lake(request.paths, request.build.encoder)
     encoder = LazyEncoder(spec.folder, request.config.model.loading())
     return Shared(
@@ -38,7 +35,7 @@ def share(run: Run, stores: Stores, lost: bool, tally: Tally) -> Shared:
             fingerprint=request.build.encoder,
             run=run.number,
             sources=request.sources,
-            chunker=Chunker(tokenizer, chunking(request, overhead)),
+            chunker=chunker,
             manifest=run.manifest,
             chunk_files=ChunkFiles(request.paths, run.generation.number),
             initial_status=stores.initial_status(),
@@ -52,6 +49,16 @@ def share(run: Run, stores: Stores, lost: bool, tally: Tally) -> Shared:
         stop=request.stop,
         totals=tally.totals,
     )
+
+
+def chunker_of(request: Request) -> tuple[Chunker, int]:
+    """The configured chunker, and the most tokens that specials and prefix add to a text."""
+    spec = request.build.spec
+    tokenizer = TextTokenizer.load(spec.folder)
+    overhead = tokenizer.special_overhead(spec.passage_prefix)
+    if spec.cls_stride is not None:
+        overhead += spec.max_length // spec.cls_stride
+    return Chunker(tokenizer, chunking(request, overhead)), overhead
 
 
 def _saying(request: Request) -> Callable[[int, int], None]:

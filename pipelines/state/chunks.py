@@ -90,6 +90,11 @@ class ChunkFiles:
             return []
         return sorted((int(path.name) for path in self._folder.iterdir() if path.name.isdigit()), reverse=newest_first)
 
+    def files(self) -> Iterator[tuple[int, Path]]:
+        """Every file with its run; within a run a later file is of a later wave, or another part of the same."""
+        for run in self.runs():
+            yield from ((run, path) for path in sorted(self._run(run).glob("[0-9]*.parquet")))
+
     def _run(self, run: int) -> Path:
         return self._folder / f"{run:06d}"
 
@@ -104,6 +109,13 @@ class ChunkFiles:
                 rows = [row for group in _groups_with(file, near) for row in _rows(file, group, wanted, run)]
             wanted.difference_update(row.chunk.id for row in rows)
             yield from rows
+
+
+def read_keys(path: Path) -> pa.Table:
+    """Columns id, lake_key and acl of one file, every page verified first. DamagedError, FileNotFoundError."""
+    file = open_table(path, _KIND, _schema())
+    with reading(path):
+        return file.read().select(["id", "lake_key", "acl"])
 
 
 def _groups_with(file: pq.ParquetFile, wanted: Sequence[str]) -> Iterator[int]:

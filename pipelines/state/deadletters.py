@@ -106,6 +106,21 @@ def fold_letters(paths: StatePaths, run: int, *, complete: bool, resolved: Colle
         write_table(_view(paths), _KIND, _schema(), batches, through=str(run))
 
 
+def forget_letters(paths: StatePaths, forgotten: Collection[DeadLetter]) -> None:
+    """Write the current view without some letters, told by their identity; under the lease, while no run is at work."""
+    import pyarrow as pa
+
+    names = ("source_path", "tenant", "doc_id", "chunk_id")
+    columns = {name: [getattr(one, name) for one in forgotten] for name in names}
+    with _letters(paths) as connection:
+        table = pa.table(columns, schema=pa.schema([(name, pa.string()) for name in names]))
+        connection.register("forgotten", table)
+        sql = f"SELECT * FROM ({_FOLD}) ANTI JOIN forgotten USING ({_IDENTITY}) ORDER BY {_IDENTITY}"  # noqa: S608
+        batches = (_in_order(batch) for batch in connection.sql(sql).to_arrow_reader(_BATCH))
+        through = max((int(path.name) for path in paths.runs.iterdir() if path.name.isdigit()), default=0)
+        write_table(_view(paths), _KIND, _schema(), batches, through=str(through))
+
+
 @contextmanager
 def _letters(paths: StatePaths) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection with the table `letters`: the current view's file and those of later runs."""

@@ -21,6 +21,7 @@ import logging
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -65,9 +66,12 @@ def lake_key(tenant: str, fingerprint: str, encoded_text: str) -> str:
 
 
 class Lake:
-    """Vectors of one encoder fingerprint. Threads may share it; pickled, it opens the folder anew."""
+    """Vectors of one encoder fingerprint. Threads may share it; pickled, it opens the folder anew.
 
-    def __init__(self, paths: StatePaths, fingerprint: str) -> None:
+    `read_only`: damage is noticed but left where it is, and the index is taken as it is; for those who only look.
+    """
+
+    def __init__(self, paths: StatePaths, fingerprint: str, *, read_only: bool = False) -> None:
         self.fingerprint = fingerprint
         self.damage: list[str] = []
         self._paths = paths
@@ -76,9 +80,10 @@ class Lake:
         self._lock = threading.RLock()
         self._segments: dict[str, Segment] = {}
         self._healed = False
+        self._read_only = read_only
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self._paths, self.fingerprint)
+        return partial(type(self), read_only=self._read_only), (self._paths, self.fingerprint)
 
     def find(self, keys: Collection[str], *, verify: bool = False) -> dict[str, LakeRef]:
         """Refs of the keys that are there; no vector is read.
@@ -130,6 +135,10 @@ class Lake:
             vectors.update(zip(group, self._read_file(file, [refs[place] for place in group]), strict=True))
         return [vectors[place] for place in range(len(refs))]
 
+    def files(self) -> Iterator[Path]:
+        """Every lake file, in no order."""
+        return self._folder.glob(f"[0-9a-f]*{lakefile.SUFFIX}")
+
     def compact_index(self) -> None:
         """Merge small index segments; the run calls it after a wave or at its end. Cheap when there is little to do:
         a segment is merged again only when as much has been added beside it."""
@@ -137,12 +146,9 @@ class Lake:
             small = _tier(self._open_segments())
             if len(small) < 2:
                 return
-            keep = {bytes.fromhex(path.name.removesuffix(lakefile.SUFFIX)) for path in self._files()}
+            keep = {bytes.fromhex(path.name.removesuffix(lakefile.SUFFIX)) for path in self.files()}
             keyindex.merge_segments(self._index, small, keep)
             remove_files([segment.path for segment in small])
-
-    def _files(self) -> Iterator[Path]:
-        return self._folder.glob(f"[0-9a-f]*{lakefile.SUFFIX}")
 
     def _write_file(self, name: bytes, unit: dict[bytes, ChunkVectors]) -> FileSeal:
         path = lakefile.path_of(self._folder, name)
@@ -222,6 +228,9 @@ class Lake:
 
     def _move_aside(self, path: Path, reason: str) -> None:
         with self._lock:
+            if self._read_only:
+                self.damage.append(reason)
+                return
             try:
                 path.rename(path.with_name(path.name + ".damaged"))
                 sync_folder(path.parent)
@@ -234,9 +243,10 @@ class Lake:
         """All segments, largest first. Opens new ones, forgets removed ones, mends the index when first called."""
         if not self._folder.exists():
             return []
-        make_folder(self._index)
+        if not self._read_only:
+            make_folder(self._index)
         self._refresh()
-        if not self._healed:
+        if not (self._healed or self._read_only):
             self._heal()
             self._healed = True
             self._refresh()
@@ -258,7 +268,7 @@ class Lake:
     def _heal(self) -> None:
         """Add segments of lake files that none covers: a writer was killed, or a segment was damaged."""
         covered = {seal.name for segment in self._segments.values() for seal in segment.seals()}
-        for path in list(self._files()):
+        for path in list(self.files()):
             if bytes.fromhex(path.name.removesuffix(lakefile.SUFFIX)) in covered:
                 continue
             try:

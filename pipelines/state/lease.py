@@ -168,6 +168,12 @@ def acquire_lease(paths: StatePaths, *, ttl: float = DEFAULT_TTL, wait: float = 
         time.sleep(min(_RETRY, max(0.0, deadline - _steady())))
 
 
+def read_lease(paths: StatePaths) -> LeaseRecord | None:
+    """Who holds or last held the lease; None if nobody ever did. Takes nothing. DamagedError if the file is damaged."""
+    current = FileCell(paths.lease_file).read()
+    return None if current is None else _decode(current[0], paths)
+
+
 def _new_record(now: float, ttl: float) -> LeaseRecord:
     return LeaseRecord(True, this_process(), secrets.token_hex(16), stamp(now), stamp(now), stamp(now + ttl))
 

@@ -65,6 +65,14 @@ class RunFolder:
         except FileNotFoundError:
             return None
 
+    def read_times(self) -> tuple[str, str | None]:
+        """Stamps of the run's begin and of its last report; None if it has not written one."""
+        started = str(read_json(self.path / "config.json", _CONFIG, FORMAT)["started"])
+        try:
+            return started, str(read_json(self.path / "report.json", _REPORT, FORMAT)["written"])
+        except FileNotFoundError:
+            return started, None
+
     def add_dead_letters(self, letters: Iterable[DeadLetter]) -> None:
         """Durable at once; call it per wave, before the wave's manifest commit."""
         write_letters(self.path, self.number, letters)
