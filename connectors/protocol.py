@@ -5,14 +5,14 @@ A row is addressed by its chunk id. Ids are deterministic, so writing a row twic
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from connectors.filters.tree import Filter
-from m3core.errors import StoreError
+from m3core.errors import LockedError, StoreError
 from m3core.types import Metadata, QueryVectors, Row, Signal
 
 
@@ -20,6 +20,12 @@ class StoreTimeoutError(StoreError):
     """A store did not answer within the time that the request had left."""
 
     code = "timeout"
+
+
+class StaleWriterError(LockedError):
+    """A row is of a later run than the one that writes: a run that lost its lease must end."""
+
+    code = "stale-writer"
 
 
 class FieldType(StrEnum):
@@ -52,22 +58,54 @@ class CollectionSchema:
 
 
 @dataclass(frozen=True)
+class Connection:
+    """How to reach a server. `api_key` and `password` are references (`env:NAME`, `file:PATH`), never the secrets.
+
+    `prefix` stands in front of every physical name, for servers that several installations share. `ca` is a file with
+    the certificates to trust instead of the system's.
+    """
+
+    url: str = ""
+    prefix: str = ""
+    api_key: str = ""
+    username: str = ""
+    password: str = ""
+    ca: str = ""
+
+
+def _no_check() -> None:
+    """Nothing has to hold before a request."""
+
+
+@dataclass(frozen=True)
 class StoreOptions:
     """How to open one configured store for one generation of one collection.
 
     `root` is an embedded store's folder for the collection; generations are its subfolders. Writing stops with
-    DiskFullError before less than `min_free_bytes` of its disk are left.
+    DiskFullError before less than `min_free_bytes` of its disk are left. `connection` is a server's address.
+
+    `revision` is the run that writes (0: no run), for stores that fence; `building` says that its generation was never
+    live, so that settings for loading are allowed. `before_request` runs before every request that changes something
+    and raises if the run lost its lease.
     """
 
     name: str
     root: Path
     schema: CollectionSchema
     min_free_bytes: int = 256 << 20
+    connection: Connection = Connection()
+    revision: int = 0
+    building: bool = False
+    before_request: Callable[[], None] = field(default=_no_check, compare=False)
 
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a store can do, declared: the planner reads this, the conformance suite holds the store to it."""
+    """What a store can do, declared: the planner reads this, the conformance suite holds the store to it.
+
+    `signals` are those that it keeps here. `fences`: a row that a later run wrote cannot be overwritten by an earlier
+    one. `max_query_tokens`: of a longer lexical query only the heaviest tokens bring candidates; scores are of all.
+    """
 
     signals: frozenset[Signal]
     keeps_text: bool
@@ -76,6 +114,7 @@ class Capabilities:
     exact: bool
     max_vectors_per_row: int
     embedded: bool
+    max_query_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -176,6 +215,14 @@ class EmbeddedSink(Sink, Protocol):
 
     def discard(self) -> None:
         """Drop all changes since the last `publish`; the sink goes on from what is published."""
+
+
+@runtime_checkable
+class LoadingSink(Sink, Protocol):
+    """A sink that may have set its store up for loading; searching needs `finish_loading` first."""
+
+    def finish_loading(self) -> None:
+        """Bring back the settings for searching; idempotent. A generation must not go live before."""
 
 
 @runtime_checkable

@@ -11,22 +11,36 @@ from typing import Any
 from connectors.protocol import Searcher, Sink, StoreOptions
 from m3core.errors import ConfigError, MissingExtraError
 from m3core.nearest import did_you_mean
+from m3core.types import ALL_SIGNALS, Signal
 
-__all__ = ["StoreOptions", "is_embedded", "kinds", "open_searcher", "open_sink"]
+__all__ = ["StoreOptions", "is_embedded", "kinds", "needs_server", "open_searcher", "open_sink", "signals_of"]
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """`package:Class` of both sides; `needs` is the top-level module that the extra installs."""
+    """`package:Class` of both sides; `needs` is the top-level module that the extra installs.
+
+    `signals` are those that such a store can keep; `server`: it has an address.
+    """
 
     sink: str
     searcher: str
     embedded: bool = False
+    signals: tuple[Signal, ...] = ALL_SIGNALS
+    server: bool = False
     needs: str = ""
     extra: str = ""
 
 
 _KINDS = {
+    "elasticsearch": _Kind(
+        sink="connectors.elasticsearch.sink:ElasticsearchSink",
+        searcher="connectors.elasticsearch.searcher:ElasticsearchSearcher",
+        signals=(Signal.LEXICAL,),
+        server=True,
+        needs="elasticsearch",
+        extra="elasticsearch",
+    ),
     "memory": _Kind(sink="connectors.memory.sink:MemorySink", searcher="connectors.memory.searcher:MemorySearcher"),
     "qdrant-edge": _Kind(
         sink="connectors.qdrant.edge.sink:EdgeSink",
@@ -46,6 +60,16 @@ def kinds() -> tuple[str, ...]:
 def is_embedded(kind: str) -> bool:
     """Whether stores of this kind are folders of snapshots, published at the end of a run."""
     return _kind(kind).embedded
+
+
+def needs_server(kind: str) -> bool:
+    """Whether stores of this kind are reached through an address."""
+    return _kind(kind).server
+
+
+def signals_of(kind: str) -> tuple[Signal, ...]:
+    """The signals that stores of this kind can keep."""
+    return _kind(kind).signals
 
 
 def open_sink(kind: str, options: StoreOptions) -> Sink:

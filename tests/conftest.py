@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 
 from m3core.home import m3_home
 from m3core.zoo import m3_small as m3_small_model
+from tests.servers.running import Servers
 from tests.tiny import make_tiny_model
 
 # The machines are shared and noisy: no deadlines; derandomised, so that a red run is red again.
@@ -44,3 +45,11 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("M3_HOME", str(tmp_path_factory.mktemp("m3-home")))
         yield
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Real servers, each started when a test first asks for it."""
+    opened = Servers(tmp_path_factory)
+    yield opened
+    opened.close()

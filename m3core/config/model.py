@@ -121,13 +121,21 @@ class ChunkingSection(Section):
 class StoreSection(Section):
     """One store and the signals it keeps."""
 
-    kind: Annotated[str, Field(description="qdrant-edge or memory")]
+    kind: Annotated[str, Field(description="qdrant-edge, elasticsearch or memory")]
     signals: Annotated[tuple[SignalName, ...], Field(min_length=1, description="dense, lexical, multi")] = (
         "dense",
         "lexical",
         "multi",
     )
     text: Annotated[bool, Field(description="keeps texts, metadata and acl; exactly one store does")] = True
+    url: Annotated[str, Field(description="a server's address, https://HOST:PORT, without credentials")] = ""
+    prefix: Annotated[
+        str, Field(pattern=r"^([a-z][a-z0-9_-]{0,40})?$", description="in front of every name on a shared server")
+    ] = ""
+    api_key: Annotated[str, Field(description='of the server: "env:NAME" or "file:PATH"')] = ""
+    username: Annotated[str, Field(description="for basic authentication")] = ""
+    password: Annotated[str, Field(description='with `username`: "env:NAME" or "file:PATH"')] = ""
+    ca: Annotated[str, Field(description="PEM file of certificates to trust instead of the system's")] = ""
 
 
 class IngestSection(Section):
@@ -187,6 +195,19 @@ class Config(Section):
         if len(texts) != 1:
             rule = f"must keep the text in exactly one store, not in {len(texts)}"
             raise broken_rule("stores", rule, "set text = true in one of them and text = false in the others")
+        return self
+
+    @model_validator(mode="after")
+    def _secrets_are_references(self) -> Config:
+        # Broken rules do not show the value, which may be the secret itself.
+        for name, store in self.stores.items():
+            for key, value in (("api_key", store.api_key), ("password", store.password)):
+                if value and not value.startswith(("env:", "file:")):
+                    rule = "must say where the secret is, not the secret"
+                    raise broken_rule(f"stores.{name}.{key}", rule, 'write "env:NAME" or "file:PATH"')
+            if "@" in store.url:
+                rule = "must not hold credentials"
+                raise broken_rule(f"stores.{name}.url", rule, "name them by api_key, or by username and password")
         return self
 
     @model_validator(mode="after")

@@ -7,14 +7,34 @@ from pathlib import Path
 
 import pytest
 
-from connectors.registry import kinds
+from connectors.registry import kinds, needs_server, signals_of
+from m3core.errors import StoreError
 from tests.conformance.store import Store, quick_folder
+from tests.servers.running import Servers
 
 
-@pytest.fixture(scope="session", params=kinds())
-def kind(request: pytest.FixtureRequest) -> str:
+def _params() -> list[object]:
+    """Every kind; the tests of one that needs a server go to one worker, so that it runs once."""
+    group = pytest.mark.xdist_group
+    return [pytest.param(name, marks=group(name)) if needs_server(name) else name for name in kinds()]
+
+
+@pytest.fixture(scope="session", params=_params())
+def kind(request: pytest.FixtureRequest, servers: Servers) -> str:
+    """The kind's name, its server running if it needs one."""
     name: str = request.param
+    servers.need(name)
     return name
+
+
+@pytest.fixture(autouse=True)
+def _declared_gap(request: pytest.FixtureRequest) -> None:
+    """A kind that declares no such signal refuses it; if it ever answers, the declaration is wrong."""
+    params = getattr(request.node, "callspec", None)
+    name, signal = (params.params.get(key) if params else None for key in ("kind", "signal"))
+    if name and signal and signal not in signals_of(name):
+        reason = f"{name} declares no {signal} vectors"
+        request.node.add_marker(pytest.mark.xfail(reason=reason, raises=StoreError, strict=True))
 
 
 @pytest.fixture
@@ -26,6 +46,6 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def store(kind: str, folder: Path) -> Iterator[Store]:
-    opened = Store(kind, folder / "stores" / "main" / "docs")
+    opened = Store.of(kind, folder / "stores" / "main" / "docs")
     yield opened
     opened.close()

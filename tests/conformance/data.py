@@ -79,6 +79,8 @@ def make_row(number: int, rng: np.random.Generator, revision: int = 1) -> Row:
 
 def make_vectors(rng: np.random.Generator) -> ChunkVectors:
     ids = np.flatnonzero(rng.random(VOCABULARY) < 0.08).astype(np.uint32)
+    if not len(ids):
+        ids = np.array([VOCABULARY - 1], np.uint32)  # so that a query of every token finds every row
     return ChunkVectors(
         dense=unit(rng, DENSE_DIM).astype(np.float16),
         lexical_ids=ids,

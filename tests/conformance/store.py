@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from connectors.filters.tree import Everything, Filter
 from connectors.protocol import (
     CollectionSchema,
     EmbeddedSink,
+    LoadingSink,
     Payload,
     Scored,
     Searcher,
@@ -23,28 +24,50 @@ from connectors.protocol import (
     StoreOptions,
     WriteResult,
 )
-from connectors.registry import open_searcher, open_sink
+from connectors.registry import open_searcher, open_sink, signals_of
 from m3core.types import QueryVectors, Row, Signal
-from tests.conformance.data import SCHEMA
+from tests.conformance.data import SCHEMA, VOCABULARY, make_query
+from tests.servers.running import connection_of
 
 _T = TypeVar("_T")
 TIMEOUT = 60.0
 EVERY_ROW = Everything()
 
 
+def schema_for(kind: str) -> CollectionSchema:
+    """The suite's collection with the signals that this kind declares."""
+    return replace(SCHEMA, signals=frozenset(signals_of(kind)))
+
+
 @dataclass
 class Store:
-    """One store of one kind in a folder of its own."""
+    """One store of one kind in a folder of its own; on a server, under a prefix of its own."""
 
     kind: str
     root: Path
-    schema: CollectionSchema = SCHEMA
+    schema: CollectionSchema
     _open: list[Sink] = field(default_factory=list)
     _searchers: list[tuple[asyncio.AbstractEventLoop, Searcher]] = field(default_factory=list)
 
+    @classmethod
+    def of(cls, kind: str, root: Path, **changes: Any) -> Store:
+        """A store of the suite's collection, with changes to its schema."""
+        return cls(kind, root, replace(schema_for(kind), **changes))
+
     @property
     def options(self) -> StoreOptions:
-        return StoreOptions(name="main", root=self.root, schema=self.schema, min_free_bytes=1 << 20)
+        return StoreOptions(
+            name="main",
+            root=self.root,
+            schema=self.schema,
+            min_free_bytes=1 << 20,
+            connection=connection_of(self.kind, self.root),
+        )
+
+    @property
+    def signals(self) -> tuple[Signal, ...]:
+        """What the store keeps, in the order of `Signal`."""
+        return tuple(signal for signal in Signal if signal in self.schema.signals)
 
     def sink(self) -> Sink:
         """A sink on the ensured store."""
@@ -75,6 +98,10 @@ class Store:
 
     def search(self, signal: Signal, query: QueryVectors, where: Filter = EVERY_ROW, limit: int = 10) -> list[Scored]:
         return self.ask(lambda searcher: searcher.search(signal, query, where, limit, TIMEOUT))
+
+    def visible(self, where: Filter = EVERY_ROW) -> set[str]:
+        """Ids of the rows that a search finds: nearest to any vector, or with any token."""
+        return {hit.id for hit in self.search(self.signals[0], make_query(0, tokens=VOCABULARY), where, limit=1000)}
 
     def score(
         self, signal: Signal, query: QueryVectors, ids: Sequence[str], where: Filter = EVERY_ROW
@@ -110,6 +137,8 @@ def publish(sink: Sink) -> None:
     sink.flush()
     if isinstance(sink, EmbeddedSink):
         sink.publish()
+    if isinstance(sink, LoadingSink):
+        sink.finish_loading()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from connectors.filters.grammar import parse_filter
 from connectors.filters.identity import identity_filter, with_identity
 from connectors.filters.tree import And, AnyOf, Between, Equals, Everything, Exists, Filter, Not, Or
 from m3core.errors import FilterError
-from m3core.types import Identity, Metadata, Signal
+from m3core.types import Identity, Metadata
 from tests.conformance.data import (
     FIELDS,
     KINDS,
@@ -38,7 +38,7 @@ ROWS = make_rows(60)
 def filled(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """60 rows in two runs: an optimised part and a fresh one."""
     with quick_folder(tmp_path_factory.mktemp("filled")) as folder:
-        store = Store(kind, folder)
+        store = Store.of(kind, folder)
         store.write(ROWS[:40])
         store.write(ROWS[40:])
         yield store
@@ -52,7 +52,7 @@ def passing(where: Filter) -> set[str]:
 def assert_agrees(store: Store, where: Filter) -> None:
     expected = passing(where)
     assert store.count(where) == len(expected), where
-    assert {hit.id for hit in store.search(Signal.DENSE, make_query(0), where, limit=len(ROWS))} == expected, where
+    assert store.visible(where) == expected, where
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_any_tree_means_the_same_everywhere(filled: Store, where: Filter) -> Non
 def test_filtered_search_is_the_search_among_the_rows_that_pass(filled: Store, where: Filter, seed: int) -> None:
     query = make_query(seed)
     expected = passing(where)
-    for signal in Signal:
+    for signal in filled.signals:
         everything = filled.search(signal, query, limit=len(ROWS))
         hits = filled.search(signal, query, where, limit=len(ROWS))
         assert [hit.id for hit in hits] == [hit.id for hit in everything if hit.id in expected]
@@ -185,6 +185,44 @@ def test_the_deepest_allowed_filter_is_answered(filled: Store) -> None:
     assert_agrees(filled, deepest)
     with pytest.raises(FilterError, match="nested deeper than 32"):
         filled.count(Not(Not(deepest)))
+
+
+def test_the_deepest_filter_of_and_and_or_is_answered(filled: Store) -> None:
+    where: Filter = Equals("kind", "faq")
+    for level in range(31):
+        # Each part matters on its level, or a store that forgot one would not show.
+        joined = And if level % 2 else Or
+        where = joined((where, AnyOf("doc_id", (f"doc-{level % 20}", "doc-3")) if level % 2 == 0 else Exists("acl")))
+    assert_agrees(filled, where)
+    assert_agrees(filled, Not(where.parts[0]))  # type: ignore[union-attr]
+    assert 0 < len(passing(where)) < len(ROWS)
+
+
+def test_both_bounds_of_one_side_hold(filled: Store) -> None:
+    for gt, gte in ((0, 2023), (2023, 0), (2023, 2023)):
+        assert_agrees(filled, Between("year", gt=gt, gte=gte))
+        assert_agrees(filled, Between("weight", lt=gt, lte=gte))
+    assert_agrees(filled, Between("year", gt=2023, lt=0))
+
+
+# Strings that mean something in the query languages of stores, and strings at the limits of their indexes.
+ODD = (
+    "*", "a*", "?", "[a TO b]", "a AND b", "-a", "a:b", "_exists_:tags", "/.*/", "~", "\\", '"', "' or 1 == 1 or '",
+    '"] or tags == ["', "{}", "${x}", "null", "true", " ", "\x00", "\x01sha256:0", "a\nb", "ä", "a\u0308", "A", "a",
+    "İ", "x" * 1024, "x" * 1025, "x" * 32_766, "x" * 32_767, "x" * 40_000, "x" * 40_001, "\U0001f600" * 9_000,
+)  # fmt: skip
+
+
+def test_odd_and_long_strings_are_compared_whole(store: Store) -> None:
+    rows = [
+        with_chunk(row, metadata={"kind": text}, acl=(text,))
+        for row, text in zip(make_rows(len(ODD)), ODD, strict=True)
+    ]
+    assert store.write(rows).failures == ()
+    for row, text in zip(rows, ODD, strict=True):
+        for where in (Equals("kind", text), AnyOf("kind", (text, "absent")), AnyOf("acl", (text,))):
+            assert store.visible(where) == {row.chunk.id}, text[:40]
+    assert store.visible(Not(AnyOf("kind", ODD[1:]))) == {rows[0].chunk.id}
 
 
 def test_the_longest_allowed_list_is_answered(filled: Store) -> None:
@@ -204,7 +242,7 @@ def test_an_identity_sees_its_tenants_rows_that_name_one_of_its_principals(fille
             assert bool(expected) == bool(set(principals) - {"nobody"})
             where = identity_filter(identity)
             assert filled.count(where) == len(expected)
-            for signal in Signal:
+            for signal in filled.signals:
                 hits = filled.search(signal, make_query(0, tokens=80), where, limit=1000)
                 assert {hit.id for hit in hits} <= expected
                 scores = filled.score(signal, make_query(0), [row.chunk.id for row in ROWS], where)
@@ -217,8 +255,7 @@ def test_an_identity_sees_its_tenants_rows_that_name_one_of_its_principals(fille
 def test_no_filter_lifts_the_identity(filled: Store, where: Filter) -> None:
     limited = with_identity(where, someone("acme", "staff"))
     visible = {row.chunk.id for row in ROWS if row.chunk.tenant == "acme" and "staff" in row.chunk.acl}
-    hits = {hit.id for hit in filled.search(Signal.DENSE, make_query(0), limited, limit=1000)}
-    assert hits == visible & passing(where)
+    assert filled.visible(limited) == visible & passing(where)
 
 
 def test_absent_null_and_empty_list_are_one(store: Store) -> None:
@@ -227,7 +264,7 @@ def test_absent_null_and_empty_list_are_one(store: Store) -> None:
     store.write(rows)
 
     def found(text: str) -> list[int]:
-        hits = {hit.id for hit in store.search(Signal.DENSE, make_query(0), parse_filter(text, FIELDS))}
+        hits = store.visible(parse_filter(text, FIELDS))
         return [number for number, row in enumerate(rows) if row.chunk.id in hits]
 
     assert found("exists(tags)") == [2, 3]

@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from connectors.protocol import EmbeddedSink, Searcher, Sink, StoreOptions
-from connectors.registry import is_embedded, kinds, open_searcher, open_sink
+from connectors.protocol import Connection, EmbeddedSink, Searcher, Sink, StoreOptions
+from connectors.registry import is_embedded, kinds, open_searcher, open_sink, signals_of
 from m3core.errors import ConfigError, MissingExtraError, StoreError
+from m3core.types import Signal
 from tests.conformance.data import SCHEMA
 
 
-def options(tmp_path: Path) -> StoreOptions:
-    return StoreOptions("main", tmp_path / "main", SCHEMA)
+def options(tmp_path: Path, kind: str = "memory") -> StoreOptions:
+    schema = replace(SCHEMA, signals=frozenset(signals_of(kind)))
+    return StoreOptions("main", tmp_path / "main", schema, connection=Connection("http://127.0.0.1:9"))
 
 
 def test_kinds_are_what_the_configuration_may_name() -> None:
-    assert kinds() == ("memory", "qdrant-edge")
+    assert kinds() == ("elasticsearch", "memory", "qdrant-edge")
     assert not is_embedded("memory")
     assert is_embedded("qdrant-edge")
+    assert not is_embedded("elasticsearch")
+    assert signals_of("elasticsearch") == (Signal.LEXICAL,)
+    assert signals_of("memory") == tuple(Signal)
 
 
 @pytest.mark.parametrize("kind", kinds())
 def test_every_kind_opens_both_sides(kind: str, tmp_path: Path) -> None:
-    sink, searcher = open_sink(kind, options(tmp_path)), open_searcher(kind, options(tmp_path))
+    opened = options(tmp_path, kind)
+    sink, searcher = open_sink(kind, opened), open_searcher(kind, opened)
     assert isinstance(sink, Sink)
     assert isinstance(searcher, Searcher)
     assert isinstance(sink, EmbeddedSink) == is_embedded(kind) == sink.capabilities.embedded
     assert sink.capabilities == searcher.capabilities
+    assert sink.capabilities.signals == set(signals_of(kind))
     sink.close()
     sink.close()
 
@@ -41,7 +50,7 @@ def test_every_kind_opens_both_sides(kind: str, tmp_path: Path) -> None:
     [
         ("qdrant_edge", 'did you mean "qdrant-edge"?'),
         ("Memory", 'did you mean "memory"?'),
-        ("solr", "use one of memory, qdrant-edge"),
+        ("solr", "use one of elasticsearch, memory, qdrant-edge"),
     ],
 )
 def test_an_unknown_kind_names_the_nearest(name: str, remedy: str, tmp_path: Path) -> None:
@@ -51,20 +60,26 @@ def test_an_unknown_kind_names_the_nearest(name: str, remedy: str, tmp_path: Pat
         assert (caught.value.message, caught.value.remedy) == (f"no store is of kind {name!r}", remedy)
 
 
-def test_a_missing_extra_names_the_install_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("kind", "module", "extra"),
+    [("qdrant-edge", "qdrant_edge", "qdrant"), ("elasticsearch", "elasticsearch", "elasticsearch")],
+)
+def test_a_missing_extra_names_the_install_command(
+    kind: str, module: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError) as caught:
-        open_sink("qdrant-edge", options(tmp_path))
-    assert caught.value.remedy == "pip install 'threefold[qdrant]'"
-    assert "qdrant_edge" in caught.value.message
+        open_sink(kind, options(tmp_path))
+    assert caught.value.remedy == f"pip install 'threefold[{extra}]'"
+    assert module in caught.value.message
 
 
 def test_the_registry_imports_no_store() -> None:
-    code = (
-        "import sys, connectors.registry; print([name for name in sys.modules if 'qdrant' in name or 'memory' in name])"
-    )
+    heavy = ("qdrant", "elastic", "connectors.")
+    code = f"import sys, connectors.registry; print([name for name in sys.modules if name.startswith({heavy})])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    known = {"connectors.registry", "connectors.protocol", "connectors.filters", "connectors.filters.tree"}
+    assert set(ast.literal_eval(done.stdout)) == known
 
 
 def test_a_memory_store_of_another_process_is_an_error_that_says_so(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import qdrant_edge as edge
 
+from connectors.filters.bounds import tightest
 from connectors.filters.check import check_filter
 from connectors.filters.tree import And, AnyOf, Between, Equals, Everything, Exists, Filter, FilterValue, Not, Or
 from connectors.protocol import FieldType
@@ -69,5 +70,6 @@ def _any_of(name: str, values: tuple[FilterValue, ...], fields: Mapping[str, Fie
 def _between(where: Between, name: str) -> Any:
     if where.gt is where.gte is where.lt is where.lte is None:
         return _exists(name)
-    bounds = edge.RangeFloat(gt=where.gt, gte=where.gte, lt=where.lt, lte=where.lte)
+    one = tightest(where)
+    bounds = edge.RangeFloat(gt=one.gt, gte=one.gte, lt=one.lt, lte=one.lte)
     return edge.FieldCondition(field_key(name), range=bounds)
