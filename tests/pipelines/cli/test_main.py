@@ -88,8 +88,8 @@ def test_version(m3: M3) -> None:
         (["config", "shw"], 'm3: usage: m3 config: no such command "shw"; did you mean "show"?'),
         (
             ["xyzzy"],
-            'm3: usage: m3: no such command "xyzzy". Remedy: use one of audit, bench, config, dead-letters, demo, encode, '
-            "eval, ingest, init, mine, models, plan, repair, search, show, status, train",
+            'm3: usage: m3: no such command "xyzzy". Remedy: use one of audit, bench, config, dead-letters, demo, '
+            "encode, eval, ingest, init, mine, models, plan, repair, search, show, status, train",
         ),
         (["search", "x", "--limt", "3"], 'm3: usage: m3 search: no such option "--limt"; did you mean "--limit"?'),
         (["--vresion"], 'm3: usage: m3: no such option "--vresion"; did you mean "--version"?'),
