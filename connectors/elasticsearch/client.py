@@ -73,9 +73,7 @@ def es_errors(options: StoreOptions) -> Iterator[None]:
     except ConnectionTimeout:
         raise StoreTimeoutError(f"{start} did not answer in time", "see whether it is overloaded; run again") from None
     except TlsError:
-        raise StoreError(
-            f"{start} shows a certificate that is not trusted", f"set {_key(options)}.ca"
-        ) from None
+        raise StoreError(f"{start} shows a certificate that is not trusted", f"set {_key(options)}.ca") from None
     except UnsupportedProductError:
         raise StoreError(f"{start} is no Elasticsearch 8.15 or newer", "check the url") from None
     except ApiError as error:
