@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,17 @@ from pipelines.state.lease import acquire_lease
 from tests.pipelines.cli.conftest import M3
 from tests.pipelines.ingest.projects import EDGE, EDGE_AND_MEMORY, Project
 from tests.pipelines.operate.conftest import configured
+
+
+@pytest.fixture(autouse=True)
+def disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Sets the share of the disk that is free; one half at first, however full this machine's disk is."""
+
+    def set_free(share: float) -> None:
+        monkeypatch.setattr(sizes, "free_bytes", lambda folder: int(share * sizes._disk_total(folder)))
+
+    set_free(0.5)
+    return set_free
 
 
 def status(project: Project) -> Status:
@@ -44,6 +56,17 @@ def test_a_collection_on_one_screen(project: Project, m3: M3) -> None:
                for line in lines)  # fmt: skip
     assert any("ingest dead-letters" in line and "+ 5" in line for line in lines)
     assert lines[-1] == "lease       free"
+
+
+def test_a_disk_that_fills_up_is_told(project: Project, m3: M3, disk: Callable[[float], None]) -> None:
+    project.settings["stores"] = EDGE
+    project.write_many(1)
+    configured(project)
+    assert m3("ingest").code == 0
+    disk(0.11)
+    assert "of the disk is free" not in m3("status").out
+    disk(0.08)
+    assert "  8% of the disk is free. Remedy: free some space" in m3("status").out.splitlines()
 
 
 def test_json_has_the_agreed_shape(project: Project, m3: M3) -> None:
