@@ -35,7 +35,7 @@ def find_layout(folder: Path, split: str | None = None) -> Layout:
     """The files of a data set. Raises UsageError if one is missing or there are two of a kind."""
     if not folder.is_dir():
         problem = "no folder" if folder.exists() else "no such folder"
-        raise UsageError(f"data set {folder}: {problem}", "name a folder with corpus.jsonl, queries.jsonl and qrels.tsv")
+        raise UsageError(f"data set {folder}: {problem}", "it needs corpus.jsonl, queries.jsonl and qrels.tsv")
     name, qrels = _qrels(folder, split)
     return Layout(_one(folder, "corpus", RECORD_SUFFIXES), _one(folder, "queries", RECORD_SUFFIXES), qrels, name)
 
