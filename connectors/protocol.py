@@ -73,7 +73,7 @@ class Connection:
     ca: str = ""
 
 
-def _no_check() -> None:
+def no_check() -> None:
     """Nothing has to hold before a request."""
 
 
@@ -96,7 +96,12 @@ class StoreOptions:
     connection: Connection = Connection()
     revision: int = 0
     building: bool = False
-    before_request: Callable[[], None] = field(default=_no_check, compare=False)
+    before_request: Callable[[], None] = field(default=no_check, compare=False)
+
+    @property
+    def folder(self) -> Path:
+        """An embedded store's folder for the generation."""
+        return self.root / f"g{self.schema.generation:05d}"
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from connectors.protocol import CollectionSchema, FieldType
 from m3core.checkpoint import ModelSpec, model_spec
 from m3core.config.model import Config
 from m3core.errors import RefusedError
 from m3core.fingerprint import collection_fingerprint, encoder_fingerprint
-from m3core.types import Signal
 from pipelines.ingest.chunking import CHUNKER_VERSION
 from pipelines.ingest.parsing import PARSER_VERSION
 from pipelines.state.collection import CollectionState, Generation, StoreBinding, begin_run, swap_collection
@@ -118,17 +116,3 @@ def finish(paths: StatePaths, state: CollectionState, generation: Generation, *,
     done = replace(generation, status="live", applied_run=applied)
     others = tuple(done if each.number == done.number else each for each in state.generations)
     swap_collection(paths, state, replace(state, live=done.number, generations=others))
-
-
-def schema_of(generation: Generation, binding: StoreBinding, collection: str) -> CollectionSchema:
-    """What one store must know of the generation."""
-    return CollectionSchema(
-        collection=collection,
-        generation=generation.number,
-        signals=frozenset(Signal(name) for name in binding.signals),
-        dense_dim=generation.dense_dim,
-        multi_dim=generation.multi_dim,
-        fields={name: FieldType(kind) for name, kind in generation.fields.items()},
-        keeps_text=binding.text,
-        encoder_fingerprint=generation.encoder_fingerprint,
-    )

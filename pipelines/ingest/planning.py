@@ -237,7 +237,7 @@ class _Planning:
         for binding in self.generation.stores:
             one = options[binding.name]
             if is_embedded(binding.kind):
-                if SnapshotChain(one.root / f"g{one.schema.generation:05d}").current() is None:
+                if SnapshotChain(one.folder).current() is None:
                     return True
                 continue
             sink = open_sink(binding.kind, one)

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from connectors.connection import connection_of
 from connectors.protocol import EmbeddedSink, Sink, StoreOptions
 from connectors.registry import is_embedded, open_sink
-from pipelines.ingest.generation import schema_of
+from connectors.snapshots.chain import SnapshotChain
 from pipelines.ingest.session import Request
+from pipelines.state import stores
 from pipelines.state.collection import Generation
 
 _DELETE_BATCH = 1000
@@ -50,12 +50,9 @@ class Stores:
 def store_options(generation: Generation, request: Request) -> dict[str, StoreOptions]:
     """How to open each store of the generation."""
     return {
-        binding.name: StoreOptions(
-            name=binding.name,
-            root=request.storage / "stores" / binding.name / request.paths.collection,
-            schema=schema_of(generation, binding, request.paths.collection),
+        binding.name: replace(
+            stores.store_options(generation, binding, request.config, base=request.base, storage=request.storage),
             min_free_bytes=request.config.ingest.min_free_bytes,
-            connection=connection_of(request.config.stores[binding.name], request.base),
         )
         for binding in generation.stores
     }
@@ -112,9 +109,7 @@ def any_lost(generation: Generation, options: dict[str, StoreOptions]) -> bool:
 
 def _is_empty(kind: str, options: StoreOptions) -> bool:
     if is_embedded(kind):
-        from connectors.snapshots.chain import SnapshotChain
-
-        return SnapshotChain(options.root / f"g{options.schema.generation:05d}").current() is None
+        return SnapshotChain(options.folder).current() is None
     sink = open_sink(kind, options)
     try:
         sink.ensure(options.schema)

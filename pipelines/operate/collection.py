@@ -13,6 +13,7 @@ from pipelines.state.collection import CollectionState, Generation, read_collect
 from pipelines.state.files import DamagedError
 from pipelines.state.manifest import Manifest
 from pipelines.state.paths import StatePaths
+from pipelines.state.stores import store_folder
 
 T = TypeVar("T")
 
@@ -44,7 +45,7 @@ class Place:
 
     def store_folder(self, store: str) -> Path:
         """Folder of an embedded store."""
-        return self.storage / "stores" / store / self.name
+        return store_folder(self.storage, store, self.name)
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from connectors.connection import connection_of
 from connectors.filters.tree import Everything
-from connectors.protocol import CollectionSchema, Connection, FieldType, Searcher, StoreOptions
+from connectors.protocol import Searcher
 from connectors.registry import is_embedded, open_searcher
 from m3core.config.model import Config
-from m3core.errors import StateError, StoreError, UsageError
-from m3core.types import Signal
-from pipelines.state.collection import Generation, StoreBinding, read_collection
+from m3core.errors import StoreError, UsageError
+from pipelines.state.collection import Generation, read_collection
 from pipelines.state.paths import StatePaths
+from pipelines.state.stores import store_options
 
 # Copying and opening a large embedded folder that is not in the page cache.
 _OPENING_SECONDS = 120.0
@@ -107,12 +106,7 @@ class LiveGeneration:
         searchers: dict[str, Searcher] = {}
         try:
             for binding in generation.stores:
-                options = StoreOptions(
-                    name=binding.name,
-                    root=self._root(binding),
-                    schema=self._schema(generation, binding),
-                    connection=self._connection(binding),
-                )
+                options = store_options(generation, binding, self._config, base=self._base, storage=self._storage)
                 searcher = await asyncio.to_thread(open_searcher, binding.kind, options)
                 searchers[binding.name] = searcher
                 if is_embedded(binding.kind):
@@ -121,32 +115,6 @@ class LiveGeneration:
             await _close(searchers)
             raise
         return searchers
-
-    def _root(self, binding: StoreBinding) -> Path:
-        return self._storage / "stores" / binding.name / self._config.collection.name
-
-    def _connection(self, binding: StoreBinding) -> Connection:
-        """How the configuration says the store is reached now; the generation keeps no address."""
-        section = self._config.stores.get(binding.name)
-        return Connection() if section is None else connection_of(section, self._base)
-
-    def _schema(self, generation: Generation, binding: StoreBinding) -> CollectionSchema:
-        try:
-            fields = {name: FieldType(kind) for name, kind in generation.fields.items()}
-        except ValueError:
-            raise StateError(
-                f"generation {generation.number} declares a field of an unknown type", "use the version that wrote it"
-            ) from None
-        return CollectionSchema(
-            collection=self._config.collection.name,
-            generation=generation.number,
-            signals=frozenset(Signal(signal) for signal in binding.signals),
-            dense_dim=generation.dense_dim,
-            multi_dim=generation.multi_dim,
-            fields=fields,
-            keeps_text=binding.text,
-            encoder_fingerprint=generation.encoder_fingerprint,
-        )
 
 
 def _same(opened: Generation, live: Generation) -> bool:

@@ -17,7 +17,7 @@ class EdgeReader:
 
     def __init__(self, options: StoreOptions) -> None:
         self._options = options
-        self._chain = SnapshotChain(options.root / f"g{options.schema.generation:05d}")
+        self._chain = SnapshotChain(options.folder)
         self._copy: SnapshotCopy | None = None
         self._shard: edge.EdgeShard | None = None
 

@@ -43,7 +43,7 @@ class EdgeSink:
     def __init__(self, options: StoreOptions) -> None:
         self._options = options
         self._schema = options.schema
-        self._chain = SnapshotChain(options.root / f"g{options.schema.generation:05d}")
+        self._chain = SnapshotChain(options.folder)
         self._folder: Path | None = None
         self._shard: edge.EdgeShard | None = None
 

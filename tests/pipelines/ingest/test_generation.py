@@ -8,9 +8,10 @@ import pytest
 
 from m3core.errors import ModelError, RefusedError
 from m3core.types import Signal
-from pipelines.ingest.generation import Build, begin, bindings, check_fits, current, finish, schema_of
+from pipelines.ingest.generation import Build, begin, bindings, check_fits, current, finish
 from pipelines.state.collection import read_collection
 from pipelines.state.lease import acquire_lease
+from pipelines.state.stores import schema_of
 from tests.pipelines.ingest.projects import EDGE_AND_MEMORY, Project
 from tests.tiny import make_tiny_model
 
