@@ -50,6 +50,11 @@ def read_head(folder: Path, name: str) -> Linear:
     return Linear(weight.float(), bias.float())
 
 
+def write_head(head: Linear, path: Path) -> None:
+    """Write a head as `read_head` reads it, in float16."""
+    torch.save({"weight": head.weight.detach().half(), "bias": head.bias.detach().half()}, path)
+
+
 def load_state_dict(path: Path, *, mmap: bool = False) -> dict[str, Tensor]:
     """Named tensors of a `.pt` or `.bin` file. Raises ModelError if it is malformed or holds anything else."""
     try:

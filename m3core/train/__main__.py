@@ -26,11 +26,12 @@ from m3core.encoder import Encoder
 from m3core.errors import TrainingError
 from m3core.evaluate.beir import score_folder
 from m3core.evaluate.presets import best_weights
-from m3core.heads import read_head
+from m3core.heads import read_head, write_head
 from m3core.layout import ADAPTER, MULTI_HEAD, SPARSE_HEAD
 from m3core.train.adapter import Adapter
 from m3core.train.curriculum import Curriculum, Portions, plan_curriculum, thinned
 from m3core.train.joint import Trainer
+from m3core.train.loop import save_whole
 from m3core.train.pairs import Pair, file_sha256, read_pairs
 from m3core.train.parameters import Parameters, Rates, trainable
 from m3core.train.record import shown_command
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str]) -> None:
         "adapter": {"depth": options.depth, "rank": options.rank, "scale": options.scale},
         "portions": asdict(portions),
         "rates": asdict(rates),
-        "losses": _thinned(trainer.history),
+        "losses": _every_25th(trainer.history),
         **_evaluate(trainer.trained(), options),
         "start": _record(options.start) if options.start is not None else None,
     }
@@ -158,8 +159,7 @@ def _states(
         return loaded[0], loaded[1]
     queries = frozen_states(encoder, curriculum.queries.texts, "query", options.query_tokens, frozen, _say)
     passages = frozen_states(encoder, curriculum.passages.texts, "passage", options.passage_tokens, frozen, _say)
-    torch.save([vars(queries), vars(passages)], kept.with_suffix(".part"))
-    kept.with_suffix(".part").replace(kept)
+    save_whole([vars(queries), vars(passages)], kept)
     return queries, passages
 
 
@@ -192,7 +192,7 @@ def write_trained(folder: Path, trainer: Trainer) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     parameters = trainer.parameters
     for name, head in ((SPARSE_HEAD, parameters.sparse), (MULTI_HEAD, parameters.multi)):
-        torch.save({"weight": head.weight.detach().half(), "bias": head.bias.detach().half()}, folder / name)
+        write_head(head, folder / name)
     halves = {name: tensor.detach().half().contiguous() for name, tensor in parameters.body.tensors.items()}
     save_file(halves, folder / ADAPTER, {"scale": str(parameters.body.scale)})
 
@@ -218,7 +218,7 @@ def read_trained(folder: Path, depth: int) -> Parameters[Adapter]:
     return Parameters(Adapter(depth, scale, tensors), sparse, multi)
 
 
-def _thinned(history: Sequence[dict[str, float]]) -> list[dict[str, float]]:
+def _every_25th(history: Sequence[dict[str, float]]) -> list[dict[str, float]]:
     return [row for row in history if row["step"] % 25 == 0]
 
 

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from m3core.checkpoint import ModelSpec
@@ -17,7 +16,7 @@ from m3core.conversion import becoming, check_target, copy_rest
 from m3core.disk import require_free
 from m3core.encoder import Encoder
 from m3core.fusion import Weights
-from m3core.heads import Linear
+from m3core.heads import Linear, write_head
 from m3core.layout import EMBEDDINGS, MULTI_HEAD, NORMS, PRODUCTS, SPARSE_HEAD, WEIGHT_FILES, in_block
 from m3core.model import Backbone
 
@@ -41,7 +40,8 @@ def new_model(encoder: Encoder, target: Path, presets: Mapping[str, Weights] | N
         copy_rest(encoder.spec.folder, folder, "float32")
         # Over the heads that the model had, which are among the rest.
         for name, head in ((SPARSE_HEAD, encoder.sparse_head), (MULTI_HEAD, encoder.multi_head)):
-            _write_head(head, folder / name)
+            assert head is not None  # noqa: S101 - an encoder that was trained has both
+            write_head(head, folder / name)
         _write_settings(encoder.spec, folder, presets)
         yield folder
         Encoder.load(folder)
@@ -70,11 +70,6 @@ def _write_weights(tensors: Mapping[str, Tensor], folder: Path) -> None:
 
     whole = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
     save_file(whole, folder / WEIGHT_FILES[0], metadata={"format": "pt"})
-
-
-def _write_head(head: Linear | None, path: Path) -> None:
-    assert head is not None  # noqa: S101 - an encoder that was trained has both
-    torch.save({"weight": head.weight.half(), "bias": head.bias.half()}, path)
 
 
 def _write_settings(spec: ModelSpec, folder: Path, presets: Mapping[str, Weights] | None) -> None:

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from m3core.encoder import Encoder
-from m3core.model import Backbone
-from m3core.train.adapter import Adapter, merged
+from m3core.train.adapter import Adapter
 from m3core.train.loop import Budget, Loop, Step
+from m3core.train.modes import trained_encoder
 from m3core.train.objective import SUM, Columns, Objective
-from m3core.train.parameters import Parameters, Rates, shipped
+from m3core.train.parameters import Parameters, Rates
 from m3core.train.signals import Texts, embed, longest_first
 from m3core.train.states import Say, States
 from m3core.types import ALL_SIGNALS
@@ -137,21 +137,15 @@ class Trainer:
         return results
 
     def trained(self) -> Encoder:
-        """The encoder as trained so far, adapters merged, heads rounded to float16 as they are shipped."""
-        sparse, multi = (shipped(head) for head in (self.parameters.sparse, self.parameters.multi))
-        return replace(
-            self._encoder,
-            spec=replace(self._encoder.spec, multi_dim=len(multi.weight)),
-            signals=ALL_SIGNALS,
-            backbone=merged(self._half_adapter()),
-            sparse_head=sparse,
-            multi_head=multi,
+        """The encoder as trained so far, as it is shipped: adapter and heads rounded to float16, the adapter merged."""
+        parameters = self.parameters
+        body = parameters.body
+        rounded = {name: tensor.detach().half().float() for name, tensor in body.tensors.items()}
+        spec = replace(self._encoder.spec, multi_dim=len(parameters.multi.weight))
+        return trained_encoder(
+            replace(self._encoder, spec=spec, signals=ALL_SIGNALS),
+            replace(parameters, body=replace(body, tensors=rounded)),
         )
-
-    def _half_adapter(self) -> Backbone:
-        adapter = self.parameters.body
-        rounded = {name: tensor.detach().half().float() for name, tensor in adapter.tensors.items()}
-        return replace(adapter, tensors=rounded).on(self._encoder.backbone)
 
 
 def _objective(batch: Batch) -> Objective:

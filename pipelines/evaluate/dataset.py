@@ -88,6 +88,14 @@ class Dataset:
         """The same with at most so many queries."""
         return self if most is None else replace(self, queries=self.queries[:most])
 
+    def gains(self) -> list[dict[int, int]]:
+        """Place -> score of the relevant documents of each query."""
+        place = {document: number for number, document in enumerate(self.document_ids)}
+        return [
+            {place[document]: score for document, score in self.judgements[query.id].items() if score > 0}
+            for query in self.queries
+        ]
+
     def _first(self, query: str) -> str:
         return next(document for document, score in self.judgements[query].items() if score > 0)
 

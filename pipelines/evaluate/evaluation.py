@@ -124,7 +124,7 @@ def evaluate(encoder: Encoder, dataset: Dataset, settings: Settings, show: Show)
         queries=queries,
         documents=documents,
         settings=settings,
-        kept=GainedSet(search.scores(), _gains(dataset)) if settings.keep else None,
+        kept=GainedSet(search.scores(), dataset.gains()) if settings.keep else None,
     )
 
 
@@ -208,14 +208,6 @@ def _bm25(encoder: Encoder, dataset: Dataset, depth: int) -> Rankings:
         token_ids(encoder.tokenizer, [each.text for each in items]) for items in (dataset.documents, dataset.queries)
     )
     return bm25(queries, documents, depth)
-
-
-def _gains(dataset: Dataset) -> list[dict[int, int]]:
-    place = {document: number for number, document in enumerate(dataset.document_ids)}
-    return [
-        {place[document]: score for document, score in dataset.judgements[query.id].items() if score > 0}
-        for query in dataset.queries
-    ]
 
 
 def _check_size(dataset: Dataset, runs: int, settings: Settings) -> None:

@@ -14,7 +14,7 @@ from m3core.evaluate.search import Search
 from m3core.fusion import Weights
 from m3core.types import ALL_SIGNALS
 from pipelines.evaluate.dataset import Dataset, read_dataset
-from pipelines.train.rows import shortened
+from pipelines.train.rows import folded, shortened
 
 if TYPE_CHECKING:
     from m3core.encoder import Encoder
@@ -65,21 +65,21 @@ class DevSets:
         passages: dict[str, str] = {}
         queries: dict[str, str] = {}
         for row in rows:
-            queries.setdefault(_folded(row.query), row.place)
+            queries.setdefault(folded(row.query), row.place)
             for text in (*row.positives, *row.negatives):
-                passages.setdefault(_folded(text), row.place)
+                passages.setdefault(folded(text), row.place)
         found = []
         for name, each in zip(self.names, self.sets, strict=True):
             for document in each.documents:
                 # With and without its title: training rows seldom have one.
                 spellings = (document.text, document.text.partition("\n")[2])
-                place = next((passages[_folded(text)] for text in spellings if _folded(text) in passages), None)
+                place = next((passages[folded(text)] for text in spellings if folded(text) in passages), None)
                 if place is not None:
                     found.append(f"{name}: document {document.id} = {place}")
             found += [
-                f"{name}: query {query.id} = {queries[_folded(query.text)]}"
+                f"{name}: query {query.id} = {queries[folded(query.text)]}"
                 for query in each.queries
-                if _folded(query.text) in queries
+                if folded(query.text) in queries
             ]
         return found
 
@@ -98,13 +98,4 @@ def _scored(encoder: Encoder, dataset: Dataset) -> ScoredSet:
     asked = encoder.encode([query.text for query in dataset.queries], "query")
     search = Search([asked], {signal.value: {signal: 1.0} for signal in ALL_SIGNALS}, depth=1, keep=True)
     search.add(encoder.encode([document.text for document in dataset.documents], "passage"))
-    place = {document: index for index, document in enumerate(dataset.document_ids)}
-    relevant = [
-        {place[document] for document, score in dataset.judgements[query.id].items() if score > 0}
-        for query in dataset.queries
-    ]
-    return ScoredSet(search.scores(), relevant)
-
-
-def _folded(text: str) -> str:
-    return " ".join(text.split())
+    return ScoredSet(search.scores(), [set(gains) for gains in dataset.gains()])

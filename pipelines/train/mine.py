@@ -13,12 +13,13 @@ import numpy as np
 
 from m3core.errors import UsageError
 from m3core.evaluate.bm25 import bm25, token_ids
-from m3core.evaluate.search import Best
+from m3core.evaluate.search import Best, Rankings
 from m3core.train.mining import Choice, Window, choose
 from m3core.types import Float32Array
 from pipelines.evaluate.problems import Problems
 from pipelines.evaluate.rows import RECORD_SUFFIXES, records
 from pipelines.state.files import atomic_file
+from pipelines.train.rows import folded
 
 if TYPE_CHECKING:
     from m3core.encoder import Encoder
@@ -94,11 +95,6 @@ def _corpus_file(path: Path) -> Path:
     return found[0]
 
 
-def folded(text: str) -> str:
-    """A text as it is compared: spaces and line ends do not matter."""
-    return " ".join(text.split())
-
-
 def mine(
     encoder: Encoder, rows: Sequence[Row], corpus: Corpus, window: Window, *, lexical: bool, encode: Encode
 ) -> Iterator[tuple[Row, Choice]]:
@@ -108,20 +104,23 @@ def mine(
     right = _right_places(rows, corpus)
     answers = dict(zip(positives, encode(encoder, positives, "passage"), strict=True))
     asked = _encode_queries(encoder, rows, encode)
-    tokens = token_ids(encoder.tokenizer, corpus.texts) if lexical else []
+    lexically = _by_words(encoder, rows, corpus, window.last) if lexical else None
     for start in range(0, len(rows), _BLOCK):
         block = slice(start, start + _BLOCK)
         scores = asked[block] @ documents.T
         best = Best(len(scores), window.last)
         best.add(scores, 0)
-        rankings = [best.rankings()]
-        if lexical:
-            questions = token_ids(encoder.tokenizer, [row.query for row in rows[block]])
-            rankings.append(bm25(questions, tokens, window.last))
+        densely = best.rankings()
         for number, row in enumerate(rows[block]):
             lowest = min(float(asked[start + number] @ answers[text]) for text in row.positives)
-            found = [each.row(number) for each in rankings]
+            found = [densely.row(number)] + ([lexically.row(start + number)] if lexically is not None else [])
             yield row, choose(found, scores[number], right[folded(row.query)], window.ceiling(lowest), window)
+
+
+def _by_words(encoder: Encoder, rows: Sequence[Row], corpus: Corpus, depth: int) -> Rankings:
+    """BM25's best passages of every row's question; the corpus is indexed once."""
+    questions = token_ids(encoder.tokenizer, [row.query for row in rows])
+    return bm25(questions, token_ids(encoder.tokenizer, corpus.texts), depth)
 
 
 def _right_places(rows: Sequence[Row], corpus: Corpus) -> dict[str, set[int]]:

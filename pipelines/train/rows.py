@@ -73,6 +73,11 @@ def shortened(names: Sequence[str], most: int = _NAMED) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
+def folded(text: str) -> str:
+    """A text as it is compared: spaces and line ends do not matter."""
+    return " ".join(text.split())
+
+
 def read_rows(paths: Sequence[Path], max_bad: int) -> Reading:
     """Read every file.
 
