@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -74,7 +76,11 @@ class _FileHashes:
     def save(self) -> None:
         if not self._changed:
             return
-        temporary = self._path.with_suffix(f".{hashlib.sha256(repr(self._known).encode()).hexdigest()[:8]}.tmp")
-        temporary.write_text(json.dumps(self._known), encoding="ascii")
-        temporary.chmod(0o600)
-        temporary.replace(self._path)
+        # A name of its own (and mode 0600): another process may be saving the same hashes.
+        descriptor, name = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}-")
+        try:
+            with os.fdopen(descriptor, "w", encoding="ascii") as file:
+                json.dump(self._known, file)
+            Path(name).replace(self._path)
+        finally:
+            Path(name).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What may reach a terminal: one line, no control characters, nothing that reorders the text around it."""
+"""What may reach a terminal: one line, no control characters, nothing that reorders the text around it; counts."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ _SURROGATES = re.compile(r"[\ud800-\udfff]")
 def plain(text: str) -> str:
     """`text` on one line without control and bidi characters; a lone surrogate becomes U+FFFD."""
     return _SURROGATES.sub("\ufffd", _CONTROLS.sub("", _BREAKS.sub(" ", text)))
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 row`, `1,204 rows`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def fit(text: str, width: int) -> str:

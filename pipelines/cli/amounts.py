@@ -1,4 +1,4 @@
-"""Sizes, times and counts as people read them."""
+"""Sizes and times as people read them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,3 @@ def size_text(count: float) -> str:
 def moment(stamp: str) -> str:
     """`2030-01-31 23:59` of a stamp (UTC); empty if there is none."""
     return stamp[:16].replace("T", " ")
-
-
-def counted(count: int, noun: str) -> str:
-    """`1 row`, `1,204 rows`."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

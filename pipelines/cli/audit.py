@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.cli.amounts import counted
+from m3core.terminal import counted
 from pipelines.cli.options import ConfigOption, JsonOption, open_config
 from pipelines.cli.report import print_json, say
 from pipelines.cli.usage import whole_number

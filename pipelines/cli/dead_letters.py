@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from m3core.errors import UsageError
-from pipelines.cli.amounts import counted, moment
+from m3core.terminal import counted
+from pipelines.cli.amounts import moment
 from pipelines.cli.options import ConfigOption, DryRunOption, JsonOption, open_config
 from pipelines.cli.report import SCHEMA_VERSION, print_json, say
 from pipelines.cli.usage import CommandGroup, whole_number

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from m3core.errors import UsageError
+from m3core.terminal import counted
 from pipelines.cli.models import RevisionOption
 from pipelines.cli.report import note, write
 from pipelines.cli.usage import one_of
@@ -103,11 +104,11 @@ def _input(source: Path | None, texts: list[str]) -> Input:
 
 
 def _check_target(output: Path | None, source: Path | None) -> None:
-    from pipelines.encode.writing import check_output
+    from pipelines.encode.writing import check_file
 
     if output is None:
         return
-    check_output(output)
+    check_file("--output", output)
     if source is not None and source.exists() and output.exists() and source.samefile(output):
         raise UsageError(f"--output {output} is the INPUT itself", "name another file")
 
@@ -135,10 +136,6 @@ def _run(
 def _say_counts(counts: Counts, output: Path | None, seconds: float) -> None:
     """What was done, and what was cut, on stderr: stdout may be the vectors."""
     into = f" into {output}" if output is not None else ""
-    note(f"encoded {_texts(counts.texts)}, {counts.tokens:,} tokens{into}   {seconds:.1f} s")
+    note(f"encoded {counted(counts.texts, 'text')}, {counts.tokens:,} tokens{into}   {seconds:.1f} s")
     if counts.truncated:
-        note(f"truncated {_texts(counts.truncated)}: longer than {counts.limit:,} tokens, cut there")
-
-
-def _texts(count: int) -> str:
-    return f"{count:,} text" if count == 1 else f"{count:,} texts"
+        note(f"truncated {counted(counts.truncated, 'text')}: longer than {counts.limit:,} tokens, cut there")

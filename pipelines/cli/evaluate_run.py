@@ -17,6 +17,7 @@ from m3core.types import ALL_SIGNALS, Signal
 from pipelines.cli.report import note
 from pipelines.cli.search import caller
 from pipelines.encode.progress import open_progress
+from pipelines.encode.writing import check_file
 from pipelines.evaluate.comparing import Comparison, Saved, compare_saved, compare_within, read_saved
 from pipelines.evaluate.dataset import Dataset, read_dataset
 from pipelines.evaluate.document import Findings
@@ -27,7 +28,7 @@ from pipelines.evaluate.runs import GIVEN, fused, parse_weights
 from pipelines.evaluate.tables import markdown
 from pipelines.evaluate.through import Asking, Live, ask_live
 from pipelines.evaluate.trec import folder_of, trec_files
-from pipelines.evaluate.writing import check_file, check_folder, new_file
+from pipelines.evaluate.writing import check_folder, new_file
 from pipelines.query.request import parse_signals
 from pipelines.query.router import SyncRouter
 

@@ -44,12 +44,12 @@ def mine(
     In a corpus, by the model and by BM25.
     """
     first, last = _ranks(ranks)
-    from pipelines.encode.writing import check_output
+    from pipelines.encode.writing import check_file
     from pipelines.train.mine import mine as run
     from pipelines.train.mine import read_corpus, write_mined
     from pipelines.train.rows import read_rows
 
-    check_output(output)
+    check_file("--output", output)
     if any(output.exists() and path.exists() and path.samefile(output) for path in [*data, corpus]):
         raise UsageError(f"--output {output} is an input", "name another file")
     reading = read_rows(data, max_bad_rows)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from m3core.errors import UsageError
-from pipelines.cli.amounts import counted, size_text
+from m3core.terminal import counted
+from pipelines.cli.amounts import size_text
 from pipelines.cli.options import ConfigOption, JsonOption, open_config
 from pipelines.cli.report import note, print_json, say
 from pipelines.cli.usage import whole_number

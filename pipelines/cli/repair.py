@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from m3core.errors import ExitCode
-from pipelines.cli.amounts import counted
+from m3core.terminal import counted
 from pipelines.cli.audit import DEFAULT_SAMPLE, SampleOption
 from pipelines.cli.options import ConfigOption, DryRunOption, JsonOption, open_config
 from pipelines.cli.report import SCHEMA_VERSION, print_json, say

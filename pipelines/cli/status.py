@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from pipelines.cli.amounts import counted, moment, size_text
+from m3core.terminal import counted
+from pipelines.cli.amounts import moment, size_text
 from pipelines.cli.options import ConfigOption, JsonOption, open_config
 from pipelines.cli.report import print_json, say
 

@@ -26,12 +26,12 @@ class Writer(Protocol):
         """The next texts."""
 
 
-def check_output(path: Path) -> None:
-    """Raise UsageError, before any work, if there can be no such file."""
+def check_file(option: str, path: Path) -> None:
+    """Raise UsageError, before any work, if `option` names what can be no file."""
     if path.is_dir():
-        raise UsageError(f"--output {path}: it is a folder", "name a file in it")
+        raise UsageError(f"{option} {path}: it is a folder", "name a file in it")
     if not path.absolute().parent.is_dir():
-        raise UsageError(f"--output {path}: the folder {path.parent} is not there", f"mkdir -p {path.parent}")
+        raise UsageError(f"{option} {path}: the folder {path.parent} is not there", f"mkdir -p {path.parent}")
 
 
 @contextmanager

@@ -11,14 +11,6 @@ from m3core.errors import StateError, UsageError
 from pipelines.state.files import atomic_file
 
 
-def check_file(option: str, path: Path) -> None:
-    """Raise UsageError, before any work, if `option` names what can be no file."""
-    if path.is_dir():
-        raise UsageError(f"{option} {path}: it is a folder", "name a file in it")
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"{option} {path}: the folder {path.parent} is not there", f"mkdir -p {path.parent}")
-
-
 def check_folder(option: str, path: Path) -> None:
     """Raise UsageError, before any work, if `option` names what can be no folder."""
     if path.exists() and not path.is_dir():

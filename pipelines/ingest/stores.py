@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from itertools import islice
 
 from connectors.protocol import EmbeddedSink, Sink, StoreOptions
 from connectors.registry import is_embedded, open_sink
 from connectors.snapshots.chain import SnapshotChain
 from pipelines.ingest.session import Request
 from pipelines.state import stores
+from pipelines.state.batches import in_batches
 from pipelines.state.collection import Generation
 
 _DELETE_BATCH = 1000
@@ -88,18 +88,12 @@ def delete_all(sinks: Iterable[Sink], ids: Iterable[str], before_each: Callable[
     """
     targets = list(sinks)
     deleted = 0
-    for batch in _batches(ids) if targets else ():
+    for batch in in_batches(ids, _DELETE_BATCH) if targets else ():
         for sink in targets:
             before_each()
             sink.delete(batch)
         deleted += len(batch)
     return deleted
-
-
-def _batches(ids: Iterable[str]) -> Iterator[list[str]]:
-    left = iter(ids)
-    while batch := list(islice(left, _DELETE_BATCH)):
-        yield batch
 
 
 def any_lost(generation: Generation, options: dict[str, StoreOptions]) -> bool:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
 from m3core.errors import UsageError
 from pipelines.operate.collection import Collection, Place
+from pipelines.state.batches import in_batches
 from pipelines.state.collection import begin_run
 from pipelines.state.deadletters import forget_letters
 from pipelines.state.lease import acquire_lease
@@ -133,10 +133,8 @@ def replay(place: Place, ids: Sequence[str] | None, *, dry_run: bool = False) ->
             return Replayed(len(chosen), 0)
         run = begin_run(place.paths, lease).run
         folder = RunFolder.create(place.paths, run, place.config.model_dump(mode="json"))
-        wave = restored = 0
-        records = _stamped(collection, documents)
-        while batch := list(islice(records, _BATCH)):
-            wave += 1
+        restored = 0
+        for wave, batch in enumerate(in_batches(_stamped(collection, documents), _BATCH), start=1):
             lease.check()
             collection.manifest.append(run, wave, [replace(record, stamp="") for record in batch])
             restored += len(batch)
@@ -150,7 +148,6 @@ def _chosen(place: Place, ids: Sequence[str] | None) -> list[Letter]:
 
 def _stamped(collection: Collection, documents: set[DocumentKey]) -> Iterator[DocumentRecord]:
     """Records of these documents that would be taken for unchanged."""
-    wanted = iter(sorted(documents))
     manifest = collection.manifest
-    while batch := list(islice(wanted, _BATCH)):
+    for batch in in_batches(sorted(documents), _BATCH):
         yield from (record for record in manifest.find(batch).values() if record.stamp)

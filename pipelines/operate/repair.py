@@ -20,7 +20,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from pipelines.operate.findings import LOST_KINDS, Finding
 from pipelines.operate.moving import move_damaged
 from pipelines.operate.repair_plan import Plan
 from pipelines.operate.stores import stores_of
+from pipelines.state.batches import in_batches
 from pipelines.state.chunks import ChunkFiles, ChunkRow
 from pipelines.state.collection import begin_run
 from pipelines.state.documents import DocumentKey, DocumentRecord
@@ -121,7 +122,7 @@ def carry_out(collection: Collection, plan: Plan, lease: Lease) -> Repaired:
                 sinks[store.name].ensure(store.options().schema)
         work = _Work(collection, collection.manifest, sinks, before_request, folder.path / "renewed.jsonl", done)
         for store_name, kind in sorted(plan.counts, key=lambda key: (_ORDER.index(key[1]), key[0])):
-            for batch in _batches(plan.of(store_name, kind)):
+            for batch in in_batches(plan.of(store_name, kind), _BATCH):
                 work.mend(store_name, kind, batch)
         work.publish()
     collection.manifest.compact()
@@ -145,6 +146,14 @@ class _Work:
     @property
     def run(self) -> int:
         return self.done.run or 0
+
+    @cached_property
+    def chunk_files(self) -> ChunkFiles:
+        return ChunkFiles(self.collection.paths, self.collection.generation.number)
+
+    @cached_property
+    def lake(self) -> Lake:
+        return Lake(self.collection.paths, self.collection.generation.encoder_fingerprint)
 
     def mend(self, store: str, kind: str, batch: list[Finding]) -> None:
         """One batch of findings of one kind."""
@@ -170,8 +179,7 @@ class _Work:
         if not self.renewed.exists():
             return
         with self.renewed.open(encoding="utf-8") as file:
-            keys = (tuple(json.loads(line)) for line in file)
-            while batch := list(islice(keys, _BATCH)):
+            for batch in in_batches((tuple(json.loads(line)) for line in file), _BATCH):
                 records = self.manifest.find(batch).values()
                 self._append([replace(one, status=dict.fromkeys(one.status, "done")) for one in records])
         self.renewed.unlink()
@@ -198,14 +206,14 @@ class _Work:
         """Chunk rows and records of renewed documents, before any store has their rows."""
         if not records:
             return
-        collection = self.collection
-        fingerprint = collection.generation.encoder_fingerprint
+        generation = self.collection.generation
+        fingerprint = generation.encoder_fingerprint
         kept = [
             ChunkRow(row.chunk, lake_key(row.chunk.tenant, fingerprint, row.chunk.encoded_text), self.run)
             for row in rows
         ]
-        ChunkFiles(collection.paths, collection.generation.number).write(self.run, self.wave + 1, "repair", kept)
-        waiting = dict.fromkeys((binding.name for binding in collection.generation.stores), "pending")
+        self.chunk_files.write(self.run, self.wave + 1, "repair", kept)
+        waiting = dict.fromkeys((binding.name for binding in generation.stores), "pending")
         self._append([replace(one, revision=self.run, status=waiting) for one in records])
         with self.renewed.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(list(one.key)) + "\n" for one in records)
@@ -222,12 +230,10 @@ class _Work:
 
     def _rows(self, revisions: Mapping[str, int]) -> dict[str, Row]:
         """Rows of the chunks as far as chunk files and lake have them; the lake's are read and checked."""
-        collection = self.collection
-        kept = list(ChunkFiles(collection.paths, collection.generation.number).read(revisions, revisions))
-        lake = Lake(collection.paths, collection.generation.encoder_fingerprint)
-        places = lake.find({row.lake_key for row in kept}, verify=True)
+        kept = list(self.chunk_files.read(revisions, revisions))
+        places = self.lake.find({row.lake_key for row in kept}, verify=True)
         whole = [row for row in kept if row.lake_key in places]
-        vectors = lake.read([places[row.lake_key] for row in whole])
+        vectors = self.lake.read([places[row.lake_key] for row in whole])
         return {row.chunk.id: Row(row.chunk, one, row.run) for row, one in zip(whole, vectors, strict=True)}
 
     def _write(self, store: str, rows: list[Row]) -> None:
@@ -269,9 +275,3 @@ def _some_chunks(records: Iterable[DocumentRecord]) -> Iterator[list[DocumentRec
         chunks += len(record.chunk_ids)
     if group:
         yield group
-
-
-def _batches(findings: Iterable[Finding]) -> Iterator[list[Finding]]:
-    left = iter(findings)
-    while batch := list(islice(left, _BATCH)):
-        yield batch

@@ -8,6 +8,7 @@ from typing import Any
 
 from connectors.registry import is_embedded
 from m3core.errors import ExitCode, M3Error
+from m3core.terminal import counted
 from pipelines.operate.collection import Collection, Place, find, steady
 from pipelines.operate.history import PastRun, Writer, current_writer, last_runs
 from pipelines.operate.sizes import Sizes, measure
@@ -89,9 +90,9 @@ class Status:
             yield Fault(f"run {self.runs[0].run} ended with {self.runs[0].outcome}{why}", "m3 ingest")
         if self.pending and self.writer is None:
             waiting = ", ".join(store.name for store in self.stores if store.pending)
-            yield Fault(f"{_documents(self.pending)} {_waits(self.pending)} for {waiting}", "m3 ingest")
+            yield Fault(f"{counted(self.pending, 'document')} {_waits(self.pending)} for {waiting}", "m3 ingest")
         if self.dead_letters:
-            yield Fault(f"{_documents(self.dead_letters)} could not be ingested", "m3 dead-letters list")
+            yield Fault(f"{counted(self.dead_letters, 'document')} could not be ingested", "m3 dead-letters list")
         if self.sizes.free < _SCARCE * self.sizes.total:
             yield Fault(f"{self.sizes.free / self.sizes.total:.0%} of the disk is free", "free some space")
 
@@ -150,10 +151,6 @@ def _store(store: Store, pending: int) -> StoreStatus:
     except M3Error as caught:
         error = caught
     return StoreStatus(binding.name, binding.kind, binding.signals, binding.text, rows, pending, error)
-
-
-def _documents(count: int) -> str:
-    return f"{count:,} {'document' if count == 1 else 'documents'}"
 
 
 def _waits(count: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,6 +68,18 @@ def test_file_hashes_are_remembered_and_a_damaged_memory_is_made_again(folder: P
     assert encoder_fingerprint(spec, cache) != first, "the memory is used while size, mtime and inode stay"
     cache.write_text("{damaged")
     assert encoder_fingerprint(spec, cache) == first
+
+
+def test_many_may_remember_at_once(tiny_model: Path, tmp_path: Path) -> None:
+    spec, cache = read_spec(tiny_model), tmp_path / "hashes.json"
+
+    def one(turn: int) -> str:
+        cache.unlink(missing_ok=True)
+        return encoder_fingerprint(spec, cache)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(one, range(200)))) == 1
+    assert [path for path in tmp_path.iterdir() if path != cache] == []
 
 
 def test_the_limit_counts(folder: Path, tmp_path: Path) -> None:

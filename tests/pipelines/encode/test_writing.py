@@ -22,7 +22,7 @@ from pipelines.encode import npz, parquet, writing
 from pipelines.encode.jsonl import JsonLines
 from pipelines.encode.npz import Npz
 from pipelines.encode.parquet import parquet_into
-from pipelines.encode.writing import Format, check_output, open_writer
+from pipelines.encode.writing import Format, check_file, open_writer
 from tests.pipelines.encode.made import DENSE_DIM, MULTI_DIM, encodings, names, origin, row
 
 SIGNALS = st.sampled_from([ALL_SIGNALS, (Signal.DENSE,), (Signal.LEXICAL,), (Signal.MULTI,), ALL_SIGNALS[:2]])
@@ -205,10 +205,10 @@ def test_a_full_disk_names_the_file_and_the_remedy(tmp_path: Path) -> None:
 
 def test_an_output_that_cannot_be_is_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="it is a folder"):
-        check_output(tmp_path)
+        check_file("--output", tmp_path)
     with pytest.raises(UsageError, match=r"absent is not there. Remedy: mkdir -p"):
-        check_output(tmp_path / "absent" / "v.npz")
-    check_output(tmp_path / "v.npz")
+        check_file("--output", tmp_path / "absent" / "v.npz")
+    check_file("--output", tmp_path / "v.npz")
 
 
 def test_the_command_offers_every_format() -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -247,14 +248,16 @@ def test_two_processes_write_the_model_of_one(
     monkeypatch.setenv("M3_HOME", str(here / "other"))
     assert m3(*arguments("one")).code == 0
     port = free_port()
-    workers = []
-    for rank in range(2):
-        environment = torchrun_environment(rank, 2, port) | {"M3_HOME": str(here / "home")}
-        command = [sys.executable, "-c", _CODE, *arguments("two")]
-        workers.append(subprocess.Popen(command, cwd=here, env=environment, stderr=subprocess.PIPE, text=True))
-    for worker in workers:
-        _, told = worker.communicate(timeout=600)
-        assert worker.returncode == 0, told
+    with ExitStack() as ended:
+        workers = []
+        for rank in range(2):
+            environment = torchrun_environment(rank, 2, port) | {"M3_HOME": str(here / "home")}
+            command = [sys.executable, "-c", _CODE, *arguments("two")]
+            worker = subprocess.Popen(command, cwd=here, env=environment, stderr=subprocess.PIPE, text=True)
+            workers.append(ended.enter_context(worker))
+            ended.callback(worker.kill)
+        told = [worker.communicate(timeout=600)[1] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], told
     one, two = _losses(here / "one"), _losses(here / "two")
     assert [row["tokens"] for row in one] == [row["tokens"] for row in two]
     for first, second in zip(one, two, strict=True):
