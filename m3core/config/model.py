@@ -114,7 +114,7 @@ class SourceSection(Section):
 class ChunkingSection(Section):
     """How documents become chunks, in tokens of the model's tokenizer."""
 
-    max_tokens: Annotated[int, Field(ge=32, le=8192, description="of context and body; clamped to the model")] = 384
+    max_tokens: Annotated[int, Field(ge=32, le=8192, description="of context and body; clamped to the model")] = 512
     overlap_tokens: Annotated[int, Field(ge=0, le=1024, description="of the previous chunk repeated; 0 is advised")] = 0
 
 

@@ -33,13 +33,14 @@ def demo(
     120 documents in 16 languages, kept in your cache, and 40 questions, most asked in another language.
     """
     from m3core.home import m3_home
+    from pipelines.cli.demo_run import build_name
 
-    # A folder for each revision of the model: vectors of two models never meet in one collection.
-    run(m3_home() / "demo" / pull_model(quiet=json).name, MODEL, questions=questions, as_json=json)
+    pull_model(quiet=json)
+    run(m3_home() / "demo" / build_name(MODEL), MODEL, questions=questions, as_json=json)
 
 
-def pull_model(*, quiet: bool) -> Path:
-    """Fetch m3-small unless it is there, and say so; returns its folder."""
+def pull_model(*, quiet: bool) -> None:
+    """Fetch m3-small unless it is there, and say so."""
     from m3core.checkpoint import read_spec
     from m3core.zoo.m3_small import DOWNLOAD_BYTES, folder, is_complete, pull
 
@@ -52,7 +53,6 @@ def pull_model(*, quiet: bool) -> Path:
     if not quiet:
         what = f"multilingual, {spec.dense_dim} dense, {spec.multi_dim} multi, {spec.max_length} tokens, checked"
         say(_step("m3-small", what, time.monotonic() - started))
-    return model
 
 
 def run(folder: Path, model: str, *, questions: bool, as_json: bool) -> None:

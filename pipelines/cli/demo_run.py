@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from m3core.config.load import LoadedConfig, load_config
+from m3core.config.model import Config
 from m3core.config.toml import toml_string
 from m3core.evaluate.ranking import recall_at, reciprocal_rank
 from m3core.types import ALL_SIGNALS, Identity
@@ -78,11 +80,19 @@ class Outcome:
         return round(1 / found) if found else None
 
 
+def build_name(model: str) -> str:
+    """A folder name for each build of the demonstration: after another model or chunker it starts anew."""
+    from pipelines.ingest.generation import Build
+
+    config = Config.model_validate(tomllib.loads(_config(model)))
+    return Build.of(config, Path()).collection[:12]
+
+
 def prepare(folder: Path, model: str) -> LoadedConfig:
     """Write configuration and sample documents into `folder`, where they are not as they should be, and load them."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     _restore(folder / _DOCUMENTS, _sample(_DOCUMENTS))
-    _restore(folder / CONFIG_NAME, _CONFIG.format(model=toml_string(model)).encode())
+    _restore(folder / CONFIG_NAME, _config(model).encode())
     # The environment's overrides are meant for the user's own collections; the demonstration is always the same.
     return load_config(folder / CONFIG_NAME, {})
 
@@ -123,6 +133,10 @@ def recall_at_1(outcomes: Sequence[Outcome]) -> dict[str, float]:
 def mean_reciprocal_rank(outcomes: Sequence[Outcome]) -> dict[str, float]:
     """Mean over the questions, per signal and fused."""
     return _means(outcomes, reciprocal_rank)
+
+
+def _config(model: str) -> str:
+    return _CONFIG.format(model=toml_string(model))
 
 
 def _means(outcomes: Sequence[Outcome], measure: Callable[[Sequence[str], Sequence[str]], float]) -> dict[str, float]:

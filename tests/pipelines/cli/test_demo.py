@@ -12,6 +12,7 @@ from pipelines.cli.demo_run import (
     PRINCIPALS,
     Outcome,
     Question,
+    build_name,
     mean_reciprocal_rank,
     prepare,
     read_languages,
@@ -19,6 +20,7 @@ from pipelines.cli.demo_run import (
     recall_at_1,
 )
 from pipelines.cli.percent import Percent
+from pipelines.ingest import generation
 from pipelines.ingest.progress import Planned
 from pipelines.query.answer import Answer
 
@@ -66,6 +68,14 @@ def test_prepare_writes_what_is_missing_or_changed_and_ignores_overrides(
     assert (folder / "documents.jsonl").stat().st_mtime_ns == before
 
 
+def test_every_build_has_its_own_folder(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = build_name(str(tiny_model))
+    assert re.fullmatch(r"[0-9a-f]{12}", name)
+    assert build_name(str(tiny_model)) == name
+    monkeypatch.setattr(generation, "CHUNKER_VERSION", "another")
+    assert build_name(str(tiny_model)) != name
+
+
 @pytest.mark.slow
 def test_the_demonstration_runs_twice_and_the_second_time_ingests_nothing(
     tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -101,8 +111,8 @@ def test_m3_small_answers_the_questions_as_well_as_when_it_was_shipped(
 ) -> None:
     demo.run(tmp_path / "demo", str(m3_small), questions=True, as_json=True)
     document = json.loads(capsys.readouterr().out)
-    # Measured when it was committed: fused 0.825, multi 0.725, dense 0.675 (tests/bench/RESULTS.md).
-    assert document["recall@1"]["fused"] >= 0.8
+    # Measured when it was committed: fused 0.875, multi 0.725, dense 0.675 (tests/bench/RESULTS.md).
+    assert document["recall@1"]["fused"] >= 0.85
     assert document["recall@1"]["dense"] >= 0.6
     assert [document["ranks"][query_id]["fused"] for query_id in demo.EXAMPLES] == [1] * 5
 

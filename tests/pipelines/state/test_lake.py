@@ -226,7 +226,8 @@ def test_a_lost_or_damaged_index_is_made_again(paths: StatePaths, lake: Lake, me
     if merged:
         lake.compact_index()
     damaged, *others = segments(paths)
-    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     for path in others:
         path.unlink()
     again = Lake(paths, FINGERPRINT)
