@@ -140,6 +140,29 @@ class WriteResult:
 
 
 @dataclass(frozen=True)
+class Limit:
+    """One bound that a server was set up with, and the least of it that we can work with."""
+
+    name: str
+    value: int
+    least: int
+
+
+@dataclass(frozen=True)
+class StoreFacts:
+    """What a store says of itself, for `m3 doctor`; None and nothing where it does not tell.
+
+    `clock` is the server's time in seconds since the epoch; bytes are those of the disk that its rows are on.
+    """
+
+    version: str
+    clock: float | None = None
+    free_bytes: int | None = None
+    total_bytes: int | None = None
+    limits: tuple[Limit, ...] = ()
+
+
+@dataclass(frozen=True)
 class Patch:
     """New metadata and acl of one row; vectors and text stay."""
 
@@ -203,6 +226,13 @@ class Sink(Protocol):
     def flush(self) -> None:
         """Make everything acknowledged so far durable."""
 
+    def drop(self) -> None:
+        """Remove this generation from the store, with all its rows, for good; what is not there is no error.
+
+        LockedError while a reader in another process holds it open, where the store can know. Interrupted, it can be
+        done again. Afterwards the sink can only be closed.
+        """
+
     def close(self) -> None:
         """Release the store; idempotent."""
 
@@ -228,6 +258,26 @@ class LoadingSink(Sink, Protocol):
 
     def finish_loading(self) -> None:
         """Bring back the settings for searching; idempotent. A generation must not go live before."""
+
+
+@runtime_checkable
+class CompactingSink(Sink, Protocol):
+    """A sink that can drop the bytes of deleted rows on request; other stores do so in their own time."""
+
+    def compact(self) -> None:
+        """Write anew whatever holds deleted rows, so that no file of the store has a byte of them; with an embedded
+        store, of what is published next. Costs about as much as loading those files' rows again."""
+
+
+@runtime_checkable
+class ExaminedSink(Sink, Protocol):
+    """A sink that can look without changing anything. Every kind of the registry has one."""
+
+    def facts(self) -> StoreFacts:
+        """What the store says of itself. Raises StoreError if it does not answer or refuses us."""
+
+    def verify(self) -> bool:
+        """Whether this generation is there; raises StoreError if it differs from the schema. Changes nothing."""
 
 
 @runtime_checkable

@@ -41,7 +41,28 @@ _KINDS = {
         needs="elasticsearch",
         extra="elasticsearch",
     ),
+    "milvus": _Kind(
+        sink="connectors.milvus.sink:MilvusSink",
+        searcher="connectors.milvus.searcher:MilvusSearcher",
+        server=True,
+        needs="pymilvus",
+        extra="milvus",
+    ),
+    "milvus-lite": _Kind(
+        sink="connectors.milvus.lite.sink:LiteSink",
+        searcher="connectors.milvus.lite.searcher:LiteSearcher",
+        embedded=True,
+        needs="milvus_lite",
+        extra="milvus-lite",
+    ),
     "memory": _Kind(sink="connectors.memory.sink:MemorySink", searcher="connectors.memory.searcher:MemorySearcher"),
+    "qdrant": _Kind(
+        sink="connectors.qdrant.server.sink:QdrantSink",
+        searcher="connectors.qdrant.server.searcher:QdrantSearcher",
+        server=True,
+        needs="qdrant_client",
+        extra="qdrant-server",
+    ),
     "qdrant-edge": _Kind(
         sink="connectors.qdrant.edge.sink:EdgeSink",
         searcher="connectors.qdrant.edge.searcher:EdgeSearcher",

@@ -1,4 +1,7 @@
-"""What every store asks of a row before it takes it; one bad row is a Failure and does not stop the others."""
+"""What every store asks of a schema and of a row before it takes them, and how a write's outcome is told row by row.
+
+One bad row is a Failure and does not stop the others.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ from uuid import UUID
 
 import numpy as np
 
-from connectors.filters.check import MAX_INTEGER
-from connectors.protocol import Capabilities, CollectionSchema, Failure, FieldType, Patch
+from connectors.filters.check import MAX_INTEGER, check_field_names
+from connectors.protocol import Capabilities, CollectionSchema, Failure, FieldType, Patch, StoreOptions, WriteResult
 from m3core.errors import StoreError
 from m3core.types import Chunk, ChunkVectors, Metadata, MetadataValue, Row, Signal
 
@@ -30,6 +33,37 @@ def split_rows(
         else:
             good.append(row)
     return good, tuple(failures)
+
+
+def check_opened_for(schema: CollectionSchema, options: StoreOptions) -> None:
+    """Raise StoreError if the sink was opened for another schema, ConfigError for a field that filters cannot name."""
+    if schema != options.schema:
+        raise StoreError(
+            f"store {options.name!r} was opened for another schema of {options.schema.physical_name}",
+            "open it with the schema that is to be ensured",
+        )
+    check_field_names(schema.fields)
+
+
+def last_of_each(rows: Sequence[Row]) -> list[Row]:
+    """One row for each id: a request must not hold an id twice, or the order of shards decides which one wins."""
+    return list({row.chunk.id: row for row in rows}.values())
+
+
+def write_result(rows: Sequence[Row], refused: Sequence[Failure], failures: tuple[Failure, ...]) -> WriteResult:
+    """The outcome for all `rows`, of which `last_of_each` was sent and speaks for the others; `failures` were not."""
+    reasons = {failure.id: failure for failure in refused}
+    lost = tuple(reasons[row.chunk.id] for row in rows if row.chunk.id in reasons)
+    return WriteResult(len(rows) - len(lost), (*failures, *lost))
+
+
+def require_changed(failures: Sequence[Failure], store: str) -> None:
+    """Deletes and patches have no dead letters: raise StoreError if one was refused."""
+    if failures:
+        raise StoreError(
+            f"store {store!r} refused to change {len(failures)} rows, {failures[0].id} first: {failures[0].reason}",
+            "see the server's log; run again",
+        )
 
 
 def row_problem(row: Row, schema: CollectionSchema) -> str:

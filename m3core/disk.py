@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from m3core.errors import DiskFullError
 
 # EFBIG is the limit on a file's size that a user or a quota set; to a run it is the same.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Below this share of a disk people are warned; what stops a run is `ingest.min_free_bytes`.
+SCARCE = 0.1
 
 
 def says_full(error: OSError) -> bool:
@@ -17,9 +20,31 @@ def says_full(error: OSError) -> bool:
     return error.errno in _NO_ROOM
 
 
+@dataclass(frozen=True)
+class DiskUsage:
+    """Bytes of a disk. `free` are those that an ordinary user may still write."""
+
+    free: int
+    total: int
+
+
+def disk_usage(path: Path) -> DiskUsage:
+    """Of the disk of `path`, which need not be there yet."""
+    found = shutil.disk_usage(_existing(path))
+    return DiskUsage(found.free, found.total)
+
+
 def free_bytes(path: Path) -> int:
     """Bytes that an ordinary user may still write on the disk of `path`, which need not be there yet."""
-    return shutil.disk_usage(_existing(path)).free
+    return disk_usage(path).free
+
+
+def scarce(path: Path) -> str:
+    """A line for people if less than SCARCE of the disk of `path` is free; empty otherwise."""
+    found = disk_usage(path)
+    if found.free >= SCARCE * found.total:
+        return ""
+    return f"{found.free / found.total:.0%} of the disk of {_existing(path)} is free ({found.free >> 20:,} MiB)"
 
 
 def disk_full(path: Path) -> DiskFullError:

@@ -5,21 +5,19 @@ A server's reason may quote a document or a query, so errors name its type and s
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from elastic_transport import ConnectionError as TransportConnectionError
 from elastic_transport import ConnectionTimeout, SerializationError, TlsError, TransportError
 from elasticsearch import ApiError, AsyncElasticsearch, Elasticsearch, UnsupportedProductError
 
+from connectors.address import address_of, certificates, place, settings_key
 from connectors.protocol import Connection, StoreOptions, StoreTimeoutError
 from connectors.secrets import read_secret
-from m3core.errors import ConfigError, StoreError
+from m3core.errors import StoreError
 
 # It warns of every failed request; what fails for good is an error of ours.
 logging.getLogger("elastic_transport.node_pool").setLevel(logging.ERROR)
@@ -28,6 +26,7 @@ logging.getLogger("elastic_transport.node_pool").setLevel(logging.ERROR)
 REQUEST_SECONDS = 20.0
 # The sparse_vector query with `prune: false`.
 LEAST_VERSION = (8, 15)
+_PORTS = {"http": 9200, "https": 443}
 
 
 def open_client(options: StoreOptions) -> Elasticsearch:
@@ -59,11 +58,6 @@ def check_version(info: dict[str, Any], options: StoreOptions) -> str:
     return number
 
 
-def place(options: StoreOptions) -> str:
-    """Host and port, for errors."""
-    return urlsplit(options.connection.url).netloc
-
-
 @contextmanager
 def es_errors(options: StoreOptions) -> Iterator[None]:
     """Turn what the client raises into StoreError and StoreTimeoutError."""
@@ -73,7 +67,9 @@ def es_errors(options: StoreOptions) -> Iterator[None]:
     except ConnectionTimeout:
         raise StoreTimeoutError(f"{start} did not answer in time", "see whether it is overloaded; run again") from None
     except TlsError:
-        raise StoreError(f"{start} shows a certificate that is not trusted", f"set {_key(options)}.ca") from None
+        raise StoreError(
+            f"{start} shows a certificate that is not trusted", f"set {settings_key(options)}.ca"
+        ) from None
     except UnsupportedProductError:
         raise StoreError(f"{start} is no Elasticsearch 8.15 or newer", "check the url") from None
     except ApiError as error:
@@ -96,7 +92,7 @@ def error_type(body: object) -> str:
 def _refused(start: str, error: ApiError, options: StoreOptions) -> StoreError:
     status, kind = error.meta.status, error_type(error.body)
     if status in (401, 403):
-        remedy = f"give it a key that may use the index {index_name(options)}: {_key(options)}.api_key"
+        remedy = f"give it a key that may use the index {index_name(options)}: {settings_key(options)}.api_key"
         return StoreError(f"{start} refused our credentials ({status})", remedy)
     if kind == "index_not_found_exception":
         return StoreError(f"{start} has no index {index_name(options)}", "run m3 ingest first")
@@ -108,45 +104,22 @@ def _refused(start: str, error: ApiError, options: StoreOptions) -> StoreError:
 
 
 def _settings(options: StoreOptions) -> dict[str, Any]:
-    connection, key = options.connection, _key(options)
-    url = urlsplit(connection.url)
-    if url.scheme not in ("http", "https") or not url.hostname or url.username or url.password:
-        raise ConfigError(f"{key}.url is not http(s)://HOST:PORT without credentials", "write it so")
+    connection, key = options.connection, settings_key(options)
+    address, ca = address_of(options, _PORTS), certificates(options)
     settings: dict[str, Any] = {
-        "hosts": [f"{url.scheme}://{url.hostname}:{url.port or (443 if url.scheme == 'https' else 9200)}{url.path}"],
+        "hosts": [address.url],
         "request_timeout": REQUEST_SECONDS,
         "max_retries": 0,
         "retry_on_timeout": False,
     }
-    if ":" in url.hostname:
-        settings["hosts"] = [settings["hosts"][0].replace(url.hostname, f"[{url.hostname}]", 1)]
-    if connection.ca and url.scheme == "https":
-        settings["ca_certs"] = _certificates(connection, key)
-    return settings | _credentials(connection, key, secure=url.scheme == "https" or _is_loopback(url.hostname))
+    if ca and address.secure:
+        settings["ca_certs"] = ca
+    return settings | _credentials(connection, key)
 
 
-def _credentials(connection: Connection, key: str, *, secure: bool) -> dict[str, Any]:
-    if (connection.api_key or connection.password) and not secure:
-        raise ConfigError(f"{key}.url would send a secret over http", "use https")
+def _credentials(connection: Connection, key: str) -> dict[str, Any]:
     if connection.api_key:
         return {"api_key": read_secret(connection.api_key, f"{key}.api_key")}
     if connection.username:
         return {"basic_auth": (connection.username, read_secret(connection.password, f"{key}.password"))}
     return {}
-
-
-def _certificates(connection: Connection, key: str) -> str:
-    if not Path(connection.ca).is_file():
-        raise ConfigError(f"{key}.ca: there is no file {connection.ca!a}", "name a file of PEM certificates")
-    return connection.ca
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _key(options: StoreOptions) -> str:
-    return f"stores.{options.name}"

@@ -11,6 +11,8 @@ from connectors.bulk.items import Item
 from connectors.bulk.writer import BulkWriter
 from connectors.elasticsearch.bulk import BUDGET, delete_item, index_item, send_bulk
 from connectors.elasticsearch.client import check_version, es_errors, index_name, open_client
+from connectors.elasticsearch.compacting import compact_index
+from connectors.elasticsearch.facts import server_facts
 from connectors.elasticsearch.probe import prove
 from connectors.elasticsearch.schema import (
     LOADING_SETTINGS,
@@ -21,9 +23,15 @@ from connectors.elasticsearch.schema import (
     index_body,
     patched,
 )
-from connectors.filters.check import check_field_names
-from connectors.protocol import Capabilities, CollectionSchema, Failure, Patch, StoreOptions, WriteResult
-from connectors.rows import checked_patches, split_rows
+from connectors.protocol import Capabilities, CollectionSchema, Failure, Patch, StoreFacts, StoreOptions, WriteResult
+from connectors.rows import (
+    check_opened_for,
+    checked_patches,
+    last_of_each,
+    require_changed,
+    split_rows,
+    write_result,
+)
 from m3core.errors import StoreError
 from m3core.types import Row, Signal
 
@@ -35,7 +43,7 @@ PATIENCE_SECONDS = 120.0
 
 
 class ElasticsearchSink:
-    """Sink of kind "elasticsearch" (a `LoadingSink`). The client is opened at the first request."""
+    """Sink of kind "elasticsearch" (`LoadingSink`, `CompactingSink`). The client is opened at the first request."""
 
     def __init__(self, options: StoreOptions) -> None:
         self._options = options
@@ -49,13 +57,8 @@ class ElasticsearchSink:
 
     def ensure(self, schema: CollectionSchema) -> None:
         """Probe the server, then create the index, or check the one that is there."""
-        if schema != self._schema:
-            raise StoreError(
-                f"store {self._options.name!r} was opened for another schema of {self._schema.physical_name}",
-                "open it with the schema that is to be ensured",
-            )
+        check_opened_for(schema, self._options)
         _check_signals(schema, self._options.name)
-        check_field_names(schema.fields)
         client = self._client
         with es_errors(self._options):
             info = client.info().body
@@ -76,17 +79,20 @@ class ElasticsearchSink:
 
     def write(self, rows: Sequence[Row]) -> WriteResult:
         good, failures = split_rows(rows, self._schema, self.capabilities)
-        items = [index_item(row.chunk.id, row.revision, document_of(row, self._schema)) for row in _last_of_each(good)]
-        refused = self._bulk(items)
-        # Of rows with one id only the last was sent; it speaks for all of them.
-        lost = {failure.id for failure in refused}
-        return WriteResult(sum(row.chunk.id not in lost for row in good), (*failures, *_for_each(refused, good)))
+        # The run that writes fences, also where it brings a row that an earlier run made.
+        fence = self._options.revision
+        items = [
+            index_item(row.chunk.id, max(fence, row.revision), document_of(row, self._schema))
+            for row in last_of_each(good)
+        ]
+        return write_result(good, self._bulk(items), failures)
 
     def delete(self, ids: Sequence[str]) -> None:
         for start in range(0, len(ids), BUDGET.rows):
             part = list(dict.fromkeys(ids[start : start + BUDGET.rows]))
             revisions = dict.fromkeys(part, self._options.revision) if self._options.revision else self._revisions(part)
-            self._require(self._bulk([delete_item(chunk_id, revision) for chunk_id, revision in revisions.items()]))
+            refused = self._bulk([delete_item(chunk_id, revision) for chunk_id, revision in revisions.items()])
+            require_changed(refused, self._options.name)
 
     def patch(self, patches: Sequence[Patch]) -> None:
         checked = {patch.id: patch for patch in checked_patches(patches, self._schema)}
@@ -97,7 +103,7 @@ class ElasticsearchSink:
                 index_item(chunk_id, checked[chunk_id].revision, self._patched(document["_source"], checked[chunk_id]))
                 for chunk_id, document in found.items()
             ]
-            self._require(self._bulk(items))
+            require_changed(self._bulk(items), self._options.name)
 
     def scan(self) -> Iterator[tuple[str, int]]:
         self._refresh()
@@ -122,12 +128,32 @@ class ElasticsearchSink:
         """Make what was acknowledged visible; it is durable already (the translog is synced before each answer)."""
         self._refresh()
 
+    def compact(self) -> None:
+        """Merge until no segment holds a deleted document, and cut the translog: `compacting.py`."""
+        compact_index(self._client, self._index, self._options)
+
     def finish_loading(self) -> None:
         """Refresh and replicas as the server does by default."""
         self._options.before_request()
         with es_errors(self._options):
             self._client.indices.put_settings(index=self._index, settings=dict(SEARCHING_SETTINGS))
             self._client.indices.refresh(index=self._index)
+
+    def drop(self) -> None:
+        self._options.before_request()
+        with es_errors(self._options):
+            self._client.indices.delete(index=self._index, ignore_unavailable=True)
+
+    def facts(self) -> StoreFacts:
+        with es_errors(self._options):
+            return server_facts(self._client, check_version(self._client.info().body, self._options), BUDGET.bytes)
+
+    def verify(self) -> bool:
+        with es_errors(self._options):
+            found = self._client.indices.get(index=self._index, ignore_unavailable=True).body.get(self._index)
+        if found is not None:
+            check_mapping(found["mappings"], self._schema, self._options.name, self._index)
+        return found is not None
 
     def close(self) -> None:
         client, self._opened = self._opened, None
@@ -180,15 +206,6 @@ class ElasticsearchSink:
         with es_errors(self._options):
             self._client.indices.refresh(index=self._index)
 
-    def _require(self, failures: Sequence[Failure]) -> None:
-        """Deletes and patches have no dead letters: a refused one is an error."""
-        if failures:
-            raise StoreError(
-                f"store {self._options.name!r} refused to change {len(failures)} rows, {failures[0].id} first: "
-                f"{failures[0].reason}",
-                "see the server's log; run again",
-            )
-
 
 def _check_signals(schema: CollectionSchema, store: str) -> None:
     others = sorted(schema.signals - {Signal.LEXICAL})
@@ -202,13 +219,3 @@ def _check_signals(schema: CollectionSchema, store: str) -> None:
 def _is_loading(settings: Mapping[str, Any]) -> bool:
     index = settings.get("index", {})
     return any(str(index.get(name.removeprefix("index."))) == str(value) for name, value in LOADING_SETTINGS.items())
-
-
-def _last_of_each(rows: Sequence[Row]) -> list[Row]:
-    """One request must not hold an id twice: which of them won would depend on the order of shards."""
-    return list({row.chunk.id: row for row in rows}.values())
-
-
-def _for_each(refused: Sequence[Failure], rows: Sequence[Row]) -> list[Failure]:
-    reasons = {failure.id: failure for failure in refused}
-    return [reasons[row.chunk.id] for row in rows if row.chunk.id in reasons]

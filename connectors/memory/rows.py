@@ -52,11 +52,13 @@ def create_rows(options: StoreOptions, schema: CollectionSchema) -> MemoryRows:
     check_field_names(schema.fields)
     with _tables_lock:
         table = _tables.setdefault(_key(options), MemoryRows(schema))
-    if table.schema != schema:
-        raise StoreError(
-            f"store {options.name!r}: {schema.physical_name} exists with another schema", "build a new generation"
-        )
-    return table
+    return _of_schema(table, options, schema)
+
+
+def has_rows(options: StoreOptions, schema: CollectionSchema) -> bool:
+    """Whether the table of this store is there; StoreError if it was made for another schema."""
+    table = _tables.get(_key(options))
+    return table is not None and _of_schema(table, options, schema) is table
 
 
 def find_rows(options: StoreOptions) -> MemoryRows:
@@ -66,6 +68,20 @@ def find_rows(options: StoreOptions) -> MemoryRows:
         raise StoreError(
             f"store {options.name!r}: no {options.schema.physical_name} in this process",
             'a memory store is gone when its process ends; use kind = "qdrant-edge" to keep rows',
+        )
+    return table
+
+
+def drop_rows(options: StoreOptions) -> None:
+    """Forget the table of this store, if there is one."""
+    with _tables_lock:
+        _tables.pop(_key(options), None)
+
+
+def _of_schema(table: MemoryRows, options: StoreOptions, schema: CollectionSchema) -> MemoryRows:
+    if table.schema != schema:
+        raise StoreError(
+            f"store {options.name!r}: {schema.physical_name} exists with another schema", "build a new generation"
         )
     return table
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 
-from connectors.memory.rows import MemoryRows, create_rows, find_rows
-from connectors.protocol import Capabilities, CollectionSchema, Patch, StoreOptions, WriteResult
+from connectors.memory.rows import MemoryRows, create_rows, drop_rows, find_rows, has_rows
+from connectors.protocol import Capabilities, CollectionSchema, Patch, StoreFacts, StoreOptions, WriteResult
 from connectors.rows import checked_patches, split_rows
 from m3core.types import Row
 
@@ -54,8 +55,20 @@ class MemorySink:
     def count(self) -> int:
         return len(self._table.rows)
 
+    def facts(self) -> StoreFacts:
+        return StoreFacts(version("threefold"))
+
+    def verify(self) -> bool:
+        return has_rows(self._options, self._options.schema)
+
     def flush(self) -> None:
         """Nothing is buffered."""
+
+    def drop(self) -> None:
+        drop_rows(self._options)
+
+    def compact(self) -> None:
+        """Nothing is kept of deleted rows."""
 
     def close(self) -> None:
         """The rows stay, for searchers of this process."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -96,6 +97,40 @@ class SnapshotChain:
         if self._writer is not None:
             shutil.rmtree(self._working, ignore_errors=True)
             self._unlock_writer()
+
+    def sweep(self) -> int:
+        """Remove all but the published snapshot and copies of it; how many other copies readers still have open.
+
+        They go when their readers next look for a new snapshot. LockedError if another process copies all the while.
+        """
+        if not self._folder.exists():
+            return 0
+        with disk_errors(self._folder), self._slots.exclusive():
+            with suppress(LockedError):  # a run is between begin and publish
+                self._lock_writer()
+                shutil.rmtree(self._working, ignore_errors=True)
+                self._unlock_writer()
+            self._prune()
+            return self._slots.drop_stale(self.current())
+
+    def drop(self) -> None:
+        """Remove the whole folder; what is not there is no error.
+
+        LockedError while a run writes it or a reader holds a copy; nothing was changed then.
+        """
+        if not self._folder.exists():
+            return
+        with disk_errors(self._folder):
+            self._lock_writer()
+            try:
+                with self._slots.exclusive(), self._slots.unread():
+                    # First, so that a folder that was removed in part has nothing published.
+                    self._current.unlink(missing_ok=True)
+                    sync_path(self._folder)
+                    shutil.rmtree(self._folder)
+                    sync_path(self._folder.parent)
+            finally:
+                self._unlock_writer()
 
     def open_copy(self, *, wait: float = 120.0, min_free: int = 0) -> SnapshotCopy:
         """A private copy of the published snapshot (a context manager).

@@ -107,6 +107,38 @@ class Slots:
             for lock in free.values():
                 lock.release()
 
+    @contextmanager
+    def unread(self) -> Iterator[None]:
+        """Keep readers out of every copy. LockedError if one is held. The caller holds `exclusive`."""
+        free = self._free()
+        try:
+            held = [number for number in self._filled() if number not in free]
+            if held:
+                raise LockedError(
+                    f"{self._folder}: {len(held)} copies are held by readers",
+                    "let what searches it search once more, so that it moves on, or end it; then try again",
+                )
+            yield
+        finally:
+            for lock in free.values():
+                lock.release()
+
+    def drop_stale(self, snapshot: str | None) -> int:
+        """Remove free copies of other snapshots; how many others readers hold. The caller holds `exclusive`."""
+        free = self._free()
+        try:
+            stale = [number for number in self._filled() if snapshot is None or not self._holds(number, snapshot)]
+            for number in stale:
+                if number in free:
+                    shutil.rmtree(self._slot(number))
+            return sum(number not in free for number in stale)
+        finally:
+            for lock in free.values():
+                lock.release()
+
+    def _filled(self) -> list[int]:
+        return [int(path.name) for path in self._folder.iterdir() if path.name.isdecimal()]
+
     def _free(self) -> dict[int, FileLock]:
         """Locks of the slots that no reader holds, all of them taken; a new slot if there is none."""
         numbers = sorted(int(path.stem) for path in self._folder.glob("*.lock") if path.stem.isdecimal())

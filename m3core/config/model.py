@@ -121,7 +121,7 @@ class ChunkingSection(Section):
 class StoreSection(Section):
     """One store and the signals it keeps."""
 
-    kind: Annotated[str, Field(description="qdrant-edge, elasticsearch or memory")]
+    kind: Annotated[str, Field(description="qdrant-edge, qdrant, elasticsearch, milvus or memory")]
     signals: Annotated[tuple[SignalName, ...], Field(min_length=1, description="dense, lexical, multi")] = (
         "dense",
         "lexical",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from connectors.filters.tree import AnyOf, Equals
-from connectors.protocol import Patch
+from connectors.protocol import CompactingSink, Patch
 from connectors.queries import payload_of
 from connectors.registry import open_sink
 from m3core.errors import ConfigError, LockedError, StoreError
@@ -281,3 +281,31 @@ def test_a_store_without_the_text_filters_all_the_same(store: Store) -> None:
         with pytest.raises(StoreError, match=f"does not keep {signal}"):
             bare.search(signal, make_query(0))
     bare.close()
+
+
+def test_a_dropped_generation_is_gone_and_another_stays(store: Store) -> None:
+    rows = make_rows(4)
+    other = Store.of(store.kind, store.root, generation=2)
+    store.write(rows)
+    other.write(rows[:3])
+    for _ in range(2):
+        with closing(open_sink(store.kind, store.options)) as sink:
+            sink.drop()
+    assert other.listed() == sorted((row.chunk.id, 1) for row in rows[:3])
+    other.close()
+    store.write(rows[:1])
+    assert store.listed() == [(rows[0].chunk.id, 1)]
+
+
+def test_compacting_changes_nothing_that_anybody_sees(store: Store) -> None:
+    rows = make_rows(9)
+    store.write(rows)
+    store.change(lambda sink: sink.delete([rows[4].chunk.id]))
+    ids = [row.chunk.id for row in rows]
+    listed, payloads = store.listed(), store.fetch(ids)
+    scores = store.score(store.signals[0], make_query(1), ids)
+    store.change(lambda sink: sink.compact() if isinstance(sink, CompactingSink) else None)
+    assert (store.listed(), store.fetch(ids)) == (listed, payloads)
+    assert store.score(store.signals[0], make_query(1), ids) == pytest.approx(scores, abs=1e-3)
+    store.write(make_rows(1, first=50))
+    assert len(store.listed()) == 9

@@ -24,10 +24,13 @@ def options(tmp_path: Path, kind: str = "memory") -> StoreOptions:
 
 
 def test_kinds_are_what_the_configuration_may_name() -> None:
-    assert kinds() == ("elasticsearch", "memory", "qdrant-edge")
+    assert kinds() == ("elasticsearch", "memory", "milvus", "milvus-lite", "qdrant", "qdrant-edge")
     assert not is_embedded("memory")
     assert is_embedded("qdrant-edge")
     assert not is_embedded("elasticsearch")
+    assert not is_embedded("qdrant")
+    assert is_embedded("milvus-lite")
+    assert not is_embedded("milvus")
     assert signals_of("elasticsearch") == (Signal.LEXICAL,)
     assert signals_of("memory") == tuple(Signal)
 
@@ -50,7 +53,7 @@ def test_every_kind_opens_both_sides(kind: str, tmp_path: Path) -> None:
     [
         ("qdrant_edge", 'did you mean "qdrant-edge"?'),
         ("Memory", 'did you mean "memory"?'),
-        ("solr", "use one of elasticsearch, memory, qdrant-edge"),
+        ("solr", "use one of elasticsearch, memory, milvus, milvus-lite, qdrant, qdrant-edge"),
     ],
 )
 def test_an_unknown_kind_names_the_nearest(name: str, remedy: str, tmp_path: Path) -> None:
@@ -62,7 +65,13 @@ def test_an_unknown_kind_names_the_nearest(name: str, remedy: str, tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("kind", "module", "extra"),
-    [("qdrant-edge", "qdrant_edge", "qdrant"), ("elasticsearch", "elasticsearch", "elasticsearch")],
+    [
+        ("qdrant", "qdrant_client", "qdrant-server"),
+        ("qdrant-edge", "qdrant_edge", "qdrant"),
+        ("elasticsearch", "elasticsearch", "elasticsearch"),
+        ("milvus", "pymilvus", "milvus"),
+        ("milvus-lite", "milvus_lite", "milvus-lite"),
+    ],
 )
 def test_a_missing_extra_names_the_install_command(
     kind: str, module: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -75,7 +84,7 @@ def test_a_missing_extra_names_the_install_command(
 
 
 def test_the_registry_imports_no_store() -> None:
-    heavy = ("qdrant", "elastic", "connectors.")
+    heavy = ("qdrant", "elastic", "pymilvus", "milvus_lite", "pandas", "connectors.")
     code = f"import sys, connectors.registry; print([name for name in sys.modules if name.startswith({heavy})])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     known = {"connectors.registry", "connectors.protocol", "connectors.filters", "connectors.filters.tree"}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from m3core.disk import disk_full, free_bytes, require_free, says_full
+from m3core.disk import DiskUsage, disk_full, free_bytes, require_free, says_full, scarce
 from m3core.errors import DiskFullError
 
 
@@ -31,3 +31,11 @@ def test_room_is_asked_for_before_it_is_needed(tmp_path: Path) -> None:
     require_free(tmp_path / "not there", 1)
     with pytest.raises(DiskFullError, match=r"MiB are free and 1152921504606 MiB are needed"):
         require_free(tmp_path, 1152921504606 << 20)
+
+
+@pytest.mark.parametrize(("free", "said"), [(10 << 20, ""), ((10 << 20) - 1, "10%"), (3 << 20, "3%"), (0, "0%")])
+def test_little_room_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, said: str) -> None:
+    monkeypatch.setattr("m3core.disk.disk_usage", lambda path: DiskUsage(free, 100 << 20))
+    line = scarce(tmp_path / "not there")
+    assert line.startswith(f"{said} of the disk of {tmp_path} is free" if said else "")
+    assert bool(line) == bool(said)

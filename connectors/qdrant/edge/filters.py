@@ -1,75 +1,45 @@
-"""The filter tree as Edge's conditions, meaning exactly what `connectors.filters.evaluate` says."""
+"""The filter tree as the conditions of the embedded engine."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import qdrant_edge as edge
 
-from connectors.filters.bounds import tightest
-from connectors.filters.check import check_filter
-from connectors.filters.tree import And, AnyOf, Between, Equals, Everything, Exists, Filter, FilterValue, Not, Or
+from connectors.filters.tree import Between, Filter
 from connectors.protocol import FieldType
-from connectors.qdrant.edge.schema import field_key, stored_value
+from connectors.qdrant.filters import conditions_of
 
 
 def edge_filter(where: Filter, fields: Mapping[str, FieldType], ids: Collection[str] | None = None) -> edge.Filter:
     """`where`, limited to `ids` if given. Raises FilterError for what no store answers."""
-    check_filter(where, fields, by_identity=True)
-    must = [_condition(where, fields)]
-    if ids is not None:
-        must.append(edge.HasIdCondition(set(ids)))
-    return edge.Filter(must=must)
+    found: edge.Filter = conditions_of(_EdgeConditions(), where, fields, ids)
+    return found
 
 
-def _condition(where: Filter, fields: Mapping[str, FieldType]) -> Any:
-    match where:
-        case Everything() | And(parts=()):
-            return edge.Filter()
-        case Not(part=part):
-            return edge.Filter(must_not=[_condition(part, fields)])
-        case And(parts=parts):
-            return edge.Filter(must=[_condition(part, fields) for part in parts])
-        case Or(parts=parts):
-            # To Edge an empty `should` matches every row.
-            return edge.Filter(should=[_condition(part, fields) for part in parts]) if parts else _nothing()
-        case Exists(field=name):
-            return _exists(name)
-        case Equals(field=name, value=value):
-            return _equals(name, value, fields)
-        case AnyOf(field=name, values=values):
-            return _any_of(name, values, fields)
-        case Between(field=name):
-            return _between(where, name)
+class _EdgeConditions:
+    def all_of(self, parts: Sequence[Any]) -> Any:
+        return edge.Filter(must=list(parts)) if parts else edge.Filter()
 
+    def any_of(self, parts: Sequence[Any]) -> Any:
+        return edge.Filter(should=list(parts))
 
-def _nothing() -> edge.HasIdCondition:
-    return edge.HasIdCondition(set())
+    def none_of(self, parts: Sequence[Any]) -> Any:
+        return edge.Filter(must_not=list(parts))
 
+    def among(self, ids: Collection[str]) -> Any:
+        return edge.HasIdCondition(set(ids))
 
-def _exists(name: str) -> edge.Filter:
-    return edge.Filter(must_not=[edge.IsEmptyCondition(field_key(name))])
+    def empty(self, key: str) -> Any:
+        return edge.IsEmptyCondition(key)
 
+    def equal(self, key: str, value: Any) -> Any:
+        return edge.FieldCondition(key, match=edge.MatchValue(value))
 
-def _equals(name: str, value: FilterValue, fields: Mapping[str, FieldType]) -> edge.FieldCondition:
-    if fields.get(name) == FieldType.NUMBER and not isinstance(value, str):
-        # A match is for integers and words; a closed range of one point is exact for every float64.
-        return edge.FieldCondition(field_key(name), range=edge.RangeFloat(gte=value, lte=value))
-    return edge.FieldCondition(field_key(name), match=edge.MatchValue(stored_value(value)))
+    def equal_any(self, key: str, values: Sequence[Any]) -> Any:
+        return edge.FieldCondition(key, match=edge.MatchAny(list(values)))
 
-
-def _any_of(name: str, values: tuple[FilterValue, ...], fields: Mapping[str, FieldType]) -> Any:
-    if not values:
-        return _nothing()
-    if fields.get(name) == FieldType.NUMBER:
-        return edge.Filter(should=[_equals(name, value, fields) for value in values])
-    return edge.FieldCondition(field_key(name), match=edge.MatchAny([stored_value(value) for value in values]))
-
-
-def _between(where: Between, name: str) -> Any:
-    if where.gt is where.gte is where.lt is where.lte is None:
-        return _exists(name)
-    one = tightest(where)
-    bounds = edge.RangeFloat(gt=one.gt, gte=one.gte, lt=one.lt, lte=one.lte)
-    return edge.FieldCondition(field_key(name), range=bounds)
+    def within(self, key: str, bounds: Between) -> Any:
+        found = edge.RangeFloat(gt=bounds.gt, gte=bounds.gte, lt=bounds.lt, lte=bounds.lte)
+        return edge.FieldCondition(key, range=found)

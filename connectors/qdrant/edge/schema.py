@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import qdrant_edge as edge
 
-from connectors.protocol import Capabilities, CollectionSchema, FieldType, Patch, Payload
+from connectors.protocol import Capabilities, CollectionSchema, FieldType
+from connectors.qdrant.description import check_same, describe
+from connectors.qdrant.payload import field_key, row_payload
 from connectors.snapshots.disk import write_text
 from m3core.errors import StoreError
-from m3core.types import Chunk, Metadata, MetadataValue, Row, Signal
+from m3core.types import Row, Signal
 
-# Version of what this module writes: payload keys, vector names, storage types.
-FORMAT = 1
 DESCRIPTION_FILE = "schema.json"
 SHARD_FOLDER = "shard"
 
 # m = 0: no graph. Multi-vectors only score known ids; dense vectors are scanned, exactly (figures in the README).
 _NO_GRAPH = edge.HnswIndexConfig(m=0, ef_construct=100, full_scan_threshold=10_000)
-_FIELDS = "fields"
 
 
 def edge_capabilities(schema: CollectionSchema) -> Capabilities:
@@ -38,7 +36,13 @@ def edge_capabilities(schema: CollectionSchema) -> Capabilities:
     )
 
 
-def shard_config(schema: CollectionSchema) -> edge.EdgeConfig:
+def vacuum(*, always: bool) -> edge.EdgeOptimizersConfig:
+    """When optimizing writes a segment anew because of deleted rows: for a single one, or at Edge's own thresholds."""
+    threshold, rows = (0.0, 0) if always else (0.2, 1000)
+    return edge.EdgeOptimizersConfig(deleted_threshold=threshold, vacuum_min_vector_number=rows)
+
+
+def shard_config(schema: CollectionSchema, optimizers: edge.EdgeOptimizersConfig | None = None) -> edge.EdgeConfig:
     """Everything is read through memory maps, so that a large folder does not need large memory.
 
     No write-ahead log: a working copy that was not published is thrown away, so flushing before publishing is enough.
@@ -65,7 +69,9 @@ def shard_config(schema: CollectionSchema) -> edge.EdgeConfig:
     sparse = {}
     if Signal.LEXICAL in schema.signals:
         sparse[Signal.LEXICAL.value] = edge.EdgeSparseVectorParams(memory=cold)
-    return edge.EdgeConfig(vectors=vectors, sparse_vectors=sparse, payload_memory=cold, wal_enabled=False)
+    return edge.EdgeConfig(
+        vectors=vectors, sparse_vectors=sparse, payload_memory=cold, wal_enabled=False, optimizers=optimizers
+    )
 
 
 def index_operations(schema: CollectionSchema) -> list[edge.UpdateOperation]:
@@ -85,20 +91,6 @@ def index_operations(schema: CollectionSchema) -> list[edge.UpdateOperation]:
     return operations
 
 
-def field_key(name: str) -> str:
-    """Payload path of a filterable field: a row's own field, or a declared one."""
-    if name in ("tenant", "acl", "doc_id", "language", "title"):
-        return name
-    return f'{_FIELDS}."{name}"'
-
-
-def stored_value(value: MetadataValue) -> Any:
-    """A declared field's value as it is indexed. Edge's bindings take True for 1, so booleans are words there."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return list(value) if isinstance(value, tuple) else value
-
-
 def point_of(row: Row, schema: CollectionSchema) -> edge.Point:
     """The row as Edge takes it. A signal without a single token or vector is left out."""
     vectors: dict[str, Any] = {}
@@ -110,30 +102,7 @@ def point_of(row: Row, schema: CollectionSchema) -> edge.Point:
         vectors[Signal.LEXICAL.value] = edge.SparseVector(
             row.vectors.lexical_ids.tolist(), row.vectors.lexical_weights.tolist()
         )
-    return edge.Point(row.chunk.id, vectors, _row_payload(row.chunk, row.revision, schema))
-
-
-def patch_payload(patch: Patch, schema: CollectionSchema) -> dict[str, Any]:
-    """The payload keys that a patch replaces."""
-    return _metadata_payload(patch.metadata, schema) | {"acl": list(patch.acl), "revision": patch.revision}
-
-
-def payload_of(chunk_id: str, payload: Mapping[str, Any]) -> Payload:
-    """The stored row back as it was written."""
-    return Payload(
-        id=chunk_id,
-        tenant=payload["tenant"],
-        doc_id=payload["doc_id"],
-        ordinal=payload["ordinal"],
-        span=(payload["span"][0], payload["span"][1]),
-        title=payload.get("title", ""),
-        context=payload["context"],
-        text=payload["text"],
-        language=payload.get("language", ""),
-        metadata={name: _loaded(value) for name, value in payload["metadata"].items()},
-        acl=tuple(payload["acl"]),
-        revision=payload["revision"],
-    )
+    return edge.Point(row.chunk.id, vectors, row_payload(row.chunk, row.revision, schema))
 
 
 def write_description(folder: Path, schema: CollectionSchema) -> None:
@@ -149,65 +118,9 @@ def check_description(folder: Path, schema: CollectionSchema, store: str) -> Non
         raise StoreError(
             f"store {store!r}: {folder / DESCRIPTION_FILE} cannot be read: {error}", "restore the folder from a backup"
         ) from None
-    wanted = _description(schema)
-    different = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
-    if different:
-        key = different[0]
-        raise StoreError(
-            f"store {store!r}: {folder} has {key} {_short(found.get(key))}, not {_short(wanted.get(key))}",
-            "build a new generation" if key not in ("format", "edge") else "install the version that wrote it",
-        )
+    check_same(found, _description(schema), f"store {store!r}: {folder}")
 
 
 def _description(schema: CollectionSchema) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "edge": ".".join(version("qdrant-edge-py").split(".")[:2]),  # the folder's format follows the minor version
-        "collection": schema.collection,
-        "generation": schema.generation,
-        "signals": sorted(schema.signals),
-        "dense_dim": schema.dense_dim,
-        "multi_dim": schema.multi_dim,
-        "fields": {name: str(kind) for name, kind in sorted(schema.fields.items())},
-        "keeps_text": schema.keeps_text,
-        "encoder_fingerprint": schema.encoder_fingerprint,
-    }
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _row_payload(chunk: Chunk, revision: int, schema: CollectionSchema) -> dict[str, Any]:
-    payload = _metadata_payload(chunk.metadata, schema) | {
-        "tenant": chunk.tenant,
-        "doc_id": chunk.doc_id,
-        "acl": list(chunk.acl),
-        "revision": revision,
-    }
-    # An empty title or language counts as absent in filters, so it is absent.
-    payload |= {name: value for name, value in (("title", chunk.title), ("language", chunk.language)) if value}
-    if schema.keeps_text:
-        payload |= {
-            "ordinal": chunk.ordinal,
-            "span": list(chunk.span),
-            "context": chunk.context,
-            "text": chunk.text,
-        }
-    return payload
-
-
-def _metadata_payload(metadata: Metadata, schema: CollectionSchema) -> dict[str, Any]:
-    payload: dict[str, Any] = {
-        _FIELDS: {name: stored_value(value) for name, value in metadata.items() if name in schema.fields}
-    }
-    if schema.keeps_text:
-        payload["metadata"] = {
-            name: list(value) if isinstance(value, tuple) else value for name, value in metadata.items()
-        }
-    return payload
-
-
-def _loaded(value: Any) -> MetadataValue:
-    return tuple(value) if isinstance(value, list) else value
+    # The folder's format follows the minor version.
+    return {**describe(schema), "edge": ".".join(version("qdrant-edge-py").split(".")[:2])}

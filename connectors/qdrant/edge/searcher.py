@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
-from uuid import UUID
 
 import qdrant_edge as edge
 
@@ -17,8 +16,10 @@ from connectors.filters.tree import Filter
 from connectors.protocol import Capabilities, Payload, Scored, StoreOptions, StoreTimeoutError
 from connectors.qdrant.edge.filters import edge_filter
 from connectors.qdrant.edge.reader import EdgeReader
-from connectors.qdrant.edge.schema import edge_capabilities, payload_of
+from connectors.qdrant.edge.schema import edge_capabilities
 from connectors.qdrant.edge.shard import shard_errors
+from connectors.qdrant.ids import known_form
+from connectors.qdrant.payload import payload_of
 from connectors.queries import best_first, check_signal, check_text
 from m3core.types import QueryVectors, Signal
 
@@ -76,12 +77,12 @@ class EdgeSearcher:
         self, signal: Signal, query: QueryVectors, ids: Sequence[str], where: Filter, timeout: float
     ) -> dict[str, float]:
         check_signal(signal, query, self._schema, self._options.name)
-        wanted = _known_form(ids)
+        wanted = known_form(ids)
         return await self._run(partial(self._score, signal=signal, query=query, ids=wanted, where=where), timeout)
 
     async def fetch(self, ids: Sequence[str], where: Filter, timeout: float) -> dict[str, Payload]:
         check_text(self._schema, self._options.name)
-        wanted = _known_form(ids)
+        wanted = known_form(ids)
         records = await self._run(partial(self._records, ids=wanted, where=where, with_payload=True), timeout)
         return {chunk_id: payload_of(chunk_id, payload) for chunk_id, payload in records.items()}
 
@@ -211,15 +212,3 @@ def _query_vector(signal: Signal, query: QueryVectors) -> Any:
             else None
         )
     return None
-
-
-def _known_form(ids: Sequence[str]) -> list[str]:
-    """The distinct ids that can exist here at all: canonical UUIDs."""
-    return [chunk_id for chunk_id in dict.fromkeys(ids) if _is_canonical(chunk_id)]
-
-
-def _is_canonical(chunk_id: str) -> bool:
-    try:
-        return str(UUID(chunk_id)) == chunk_id
-    except ValueError:
-        return False

@@ -29,7 +29,8 @@ def shard_errors(store: str) -> Iterator[None]:
         ) from error
 
 
-def load_shard(folder: Path, store: str) -> edge.EdgeShard:
-    """Open the shard in `folder` with the settings that it was made with. Raises StoreError."""
+def load_shard(folder: Path, store: str, config: edge.EdgeConfig | None = None) -> edge.EdgeShard:
+    """Open the shard in `folder` with the settings that it was made with, or with others from now on. Raises
+    StoreError."""
     with shard_errors(store):
-        return edge.EdgeShard.load(str(folder))
+        return edge.EdgeShard.load(str(folder), config)

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import qdrant_edge as edge
 
-from connectors.filters.check import check_field_names
-from connectors.protocol import Capabilities, CollectionSchema, Patch, StoreOptions, WriteResult
+from connectors.protocol import Capabilities, CollectionSchema, Patch, StoreFacts, StoreOptions, WriteResult
 from connectors.qdrant.edge.schema import (
     SHARD_FOLDER,
     check_description,
     edge_capabilities,
     index_operations,
-    patch_payload,
     point_of,
     shard_config,
+    vacuum,
     write_description,
 )
 from connectors.qdrant.edge.shard import load_shard, shard_errors
-from connectors.rows import checked_patches, split_rows
+from connectors.qdrant.payload import patch_payload
+from connectors.rows import check_opened_for, checked_patches, split_rows
 from connectors.snapshots.chain import SnapshotChain
 from connectors.snapshots.disk import allocated_bytes, private_folder, require_free
 from connectors.snapshots.slots import SnapshotCopy
-from m3core.errors import StoreError
+from m3core.disk import disk_usage
 from m3core.types import Row
 
 # Vectors of one upsert as float32; its Python and Rust forms are a few times that for a moment.
@@ -34,7 +35,7 @@ _PAGE = 1000
 
 
 class EdgeSink:
-    """Sink of kind "qdrant-edge" (an `EmbeddedSink`).
+    """Sink of kind "qdrant-edge" (an `EmbeddedSink` and a `CompactingSink`).
 
     The published snapshot is copied at the first change, so a run without changes copies nothing. Edge holds Python's
     global lock during a call: `optimize`, at `publish`, stops every other thread for as long as it takes.
@@ -57,12 +58,7 @@ class EdgeSink:
 
     def ensure(self, schema: CollectionSchema) -> None:
         """Check the published snapshot against `schema`; before the first, begin an empty one."""
-        if schema != self._schema:
-            raise StoreError(
-                f"store {self._options.name!r} was opened for another schema of {self._schema.physical_name}",
-                "open it with the schema that is to be ensured",
-            )
-        check_field_names(schema.fields)
+        check_opened_for(schema, self._options)
         published = self._chain.current_folder()
         if published is None:
             self._writable()
@@ -116,11 +112,36 @@ class EdgeSink:
             with self._errors():
                 return shard.count(edge.CountRequest(exact=True))
 
+    def facts(self) -> StoreFacts:
+        disk = disk_usage(self._options.root)
+        return StoreFacts(version("qdrant-edge-py"), free_bytes=disk.free, total_bytes=disk.total)
+
+    def verify(self) -> bool:
+        published = self._chain.current_folder()
+        if published is not None:
+            check_description(published, self._schema, self._options.name)
+        return published is not None
+
     def flush(self) -> None:
         """Make the working copy durable; readers see nothing before `publish`."""
         if self._shard is not None:
             with self._errors():
                 self._shard.flush()
+
+    def compact(self) -> None:
+        """Edge keeps the bytes of deleted rows until a fifth of a segment is deleted: here one row is enough."""
+        self._writable()
+        if self._folder is None:
+            return
+        place = self._folder / SHARD_FOLDER
+        require_free(self._options.root, self._options.min_free_bytes + allocated_bytes(self._folder))
+        self._close_shard()
+        self._shard = load_shard(place, self._options.name, shard_config(self._schema, vacuum(always=True)))
+        with self._errors():
+            self._shard.optimize()
+            self._shard.flush()
+        self._close_shard()
+        self._shard = load_shard(place, self._options.name, shard_config(self._schema, vacuum(always=False)))
 
     def publish(self) -> None:
         if self._folder is None:
@@ -141,6 +162,10 @@ class EdgeSink:
         finally:
             self._chain.discard()
             self._folder = None
+
+    def drop(self) -> None:
+        self.discard()
+        self._chain.drop()
 
     def close(self) -> None:
         """Release the store; what was not published is dropped."""

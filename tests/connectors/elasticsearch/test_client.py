@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import pickle
-import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +17,9 @@ from connectors.registry import open_searcher
 from m3core.errors import ConfigError, M3Error, StoreError
 from tests.conformance.data import make_rows
 from tests.conformance.store import Store
+from tests.servers.certificates import self_signed
 from tests.servers.faults import Answer, FaultProxy, Freeze, fault_proxy
+from tests.servers.missing import MissingPartError, skip_or_fail
 
 pytestmark = pytest.mark.xdist_group("elasticsearch")
 
@@ -29,15 +29,10 @@ CANARY = "canary-4711-secret"
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """A certificate of 127.0.0.1 that signs itself, and its key."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not here; it makes the certificate of the proxy")
-    folder = tmp_path_factory.mktemp("tls")
-    chain, key = folder / "chain.pem", folder / "key.pem"
-    command = (
-        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
-    )
-    subprocess.run([*command.split(), "-keyout", str(key), "-out", str(chain)], check=True, capture_output=True)
-    return str(chain), str(key)
+    try:
+        return self_signed(tmp_path_factory.mktemp("tls"))
+    except MissingPartError as missing:
+        skip_or_fail(missing)
 
 
 @pytest.fixture

@@ -88,6 +88,18 @@ def test_a_stale_write_does_not_bring_a_deleted_row_back(store: Store) -> None:
     deleting.close()
 
 
+def test_a_row_of_an_earlier_run_is_fenced_by_the_run_that_brings_it(store: Store) -> None:
+    row = make_rows(1)[0]
+    store.write([replace(row, revision=3)])  # of a run that died
+    bringing = ElasticsearchSink(replace(store.options, revision=5))
+    assert bringing.write([replace(row, revision=2)]).acknowledged == 1
+    bringing.flush()
+    assert list(bringing.scan()) == [(row.chunk.id, 2)]
+    with pytest.raises(LockedError, match="rows of a later run than 4"):
+        ElasticsearchSink(replace(store.options, revision=4)).write([replace(row, revision=4)])
+    bringing.close()
+
+
 def test_an_index_of_somebody_else_is_left_alone(store: Store) -> None:
     call(store, "PUT", "INDEX", {"mappings": {"properties": {"id": {"type": "keyword"}}}})
     with pytest.raises(StoreError, match="was not made by threefold"):

@@ -366,3 +366,58 @@ def test_a_full_disk_is_an_error_and_loses_nothing(mounted: Path) -> None:
     with pytest.raises(DiskFullError):
         chain.begin(0)
     assert chain.current() == "s000003"
+
+
+def test_a_dropped_folder_is_gone_and_can_be_dropped_again(tmp_path: Path, chain: SnapshotChain) -> None:
+    chain.drop()
+    publish(chain, "one")
+    with chain.open_copy():
+        pass
+    chain.drop()
+    chain.drop()
+    assert not (tmp_path / "g00001").exists()
+    assert chain.current() is None
+    publish(chain, "anew")
+    assert read(chain) == "anew"
+
+
+def test_what_is_held_is_not_dropped(tmp_path: Path, chain: SnapshotChain) -> None:
+    publish(chain, "one")
+    with chain.open_copy() as copy:
+        publish(chain, "two")
+        with pytest.raises(LockedError, match="held by readers"):
+            chain.drop()
+        assert copy.path.exists()
+    assert read(chain) == "two"
+    writing = SnapshotChain(tmp_path / "g00001")
+    writing.begin(0)
+    with pytest.raises(LockedError, match="is writing"):
+        chain.drop()
+    writing.discard()
+    chain.drop()
+    assert chain.current() is None
+
+
+def test_a_sweep_leaves_the_published_snapshot_and_copies_of_it_only(tmp_path: Path, chain: SnapshotChain) -> None:
+    assert chain.sweep() == 0
+    publish(chain, "one")
+    held = chain.open_copy()
+    publish(chain, "two")
+    folder = tmp_path / "g00001"
+    (folder / "s000000").mkdir()
+    (folder / "working").mkdir()
+    assert chain.sweep() == 1
+    assert held.path.exists()
+    assert {path.name for path in folder.iterdir() if path.name[0] in "sw" and path.name != "slots"} == {
+        "s000002",
+        "writer.lock",
+    }
+    held.close()
+    assert chain.sweep() == 0
+    assert not held.path.exists()
+    assert read(chain) == "two"
+    writing = SnapshotChain(folder)
+    working = writing.begin(0)
+    assert chain.sweep() == 0
+    assert working.exists()
+    writing.discard()

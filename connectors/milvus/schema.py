@@ -1,0 +1,169 @@
+"""How one collection lies in Milvus: collections, columns, and what they say of themselves.
+
+The main collection has one record per row:
+
+id         the chunk's id, the primary key
+revision   the run that wrote the row
+tenant, doc_id, language, title, acl, f0..    what filters name, as keys (`values.py`)
+payload    the row as it was written, compressed; only where the store keeps the text
+dense      fp32 of the fp16 that the row has, FLAT: every search is exact
+lexical    sparse, fp32 weights
+vectors    how many multi-vectors the row has; they lie in the collection `.._parts` (`parts.py`)
+unused     a vector that means nothing: every collection of Milvus needs one
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from connectors.milvus.parts import PART_BYTES
+from connectors.milvus.values import DIGEST_LENGTH, columns_of, holds_text
+from connectors.protocol import Capabilities, CollectionSchema, FieldType
+from m3core.errors import StoreError
+from m3core.types import Signal
+
+# Version of what this module writes.
+FORMAT = 1
+PROPERTY = "threefold"
+UNUSED = "unused"
+# Rows with more vectors are refused: servers take no more into one array of structs, and the parts of one row should
+# fit into one request.
+MAX_VECTORS = 4096
+# The longest text that Milvus keeps, in bytes; ours are ASCII.
+LONGEST = 65_535
+# Columns of one collection of a server that nobody configured otherwise.
+_MOST_COLUMNS = 64
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its name, the name of its pymilvus DataType, and the longest text or the width of its vector."""
+
+    name: str
+    type: str
+    size: int = 0
+
+
+@dataclass(frozen=True)
+class Collection:
+    """One collection of the server: its name, its columns (the first is the primary key) and its vectors' indexes."""
+
+    name: str
+    columns: tuple[Column, ...]
+    indexes: tuple[tuple[str, str], ...]
+
+
+def milvus_capabilities(schema: CollectionSchema) -> Capabilities:
+    """Every signal, exactly. Nothing fences: Milvus takes whatever comes last."""
+    return Capabilities(
+        signals=schema.signals,
+        keeps_text=schema.keeps_text,
+        fences=False,
+        patches_in_place=True,
+        exact=True,
+        max_vectors_per_row=MAX_VECTORS,
+        embedded=False,
+    )
+
+
+def parts_name(name: str) -> str:
+    """The collection beside `name` that holds the multi-vectors."""
+    return f"{name}_parts"
+
+
+def collections_of(schema: CollectionSchema, name: str) -> tuple[Collection, ...]:
+    """What a collection is on the server: the main one, and one of parts if it keeps multi-vectors."""
+    main = _main(schema, name)
+    if Signal.MULTI not in schema.signals:
+        return (main,)
+    columns = (
+        Column("id", "VARCHAR", 48),
+        Column("chunk", "VARCHAR", 36),
+        Column("packed", "VARCHAR", 4 * PART_BYTES // 3),
+        Column(UNUSED, "FLOAT_VECTOR", 2),
+    )
+    return (main, Collection(parts_name(name), columns, ((UNUSED, "FLAT"),)))
+
+
+def _main(schema: CollectionSchema, name: str) -> Collection:
+    columns = [Column("id", "VARCHAR", 36), Column("revision", "INT64"), Column("acl", "VARCHAR", LONGEST)]
+    columns += [Column(each, "VARCHAR", DIGEST_LENGTH) for each in ("tenant", "doc_id", "language", "title")]
+    columns += [_field_column(column, schema.fields[field]) for field, column in columns_of(schema.fields).items()]
+    if schema.keeps_text:
+        columns.append(Column("payload", "VARCHAR", LONGEST))
+    if Signal.MULTI in schema.signals:
+        columns.append(Column("vectors", "INT64"))
+    vectors: list[tuple[Column, str]] = []
+    if Signal.DENSE in schema.signals:
+        vectors.append((Column(Signal.DENSE, "FLOAT_VECTOR", schema.dense_dim), "FLAT"))
+    if Signal.LEXICAL in schema.signals:
+        vectors.append((Column(Signal.LEXICAL, "SPARSE_FLOAT_VECTOR"), "SPARSE_INVERTED_INDEX"))
+    if not vectors:
+        vectors.append((Column(UNUSED, "FLOAT_VECTOR", 2), "FLAT"))
+    columns += [column for column, _ in vectors]
+    if len(columns) > _MOST_COLUMNS:
+        raise StoreError(
+            f"{len(schema.fields)} declared fields make {len(columns)} columns, and Milvus takes {_MOST_COLUMNS}",
+            "declare fewer fields, or keep this signal in another store",
+        )
+    return Collection(name, tuple(columns), tuple((column.name, index) for column, index in vectors))
+
+
+def _field_column(column: str, kind: FieldType) -> Column:
+    if not holds_text(kind):
+        return Column(column, "INT64")
+    return Column(column, "VARCHAR", LONGEST if kind is FieldType.STRINGS else DIGEST_LENGTH)
+
+
+def description(schema: CollectionSchema) -> str:
+    """What the collections were made for, as kept in a property of each."""
+    return json.dumps(
+        {
+            "format": FORMAT,
+            "collection": schema.collection,
+            "generation": schema.generation,
+            "signals": sorted(schema.signals),
+            "dense_dim": schema.dense_dim,
+            "multi_dim": schema.multi_dim,
+            "fields": [[name, str(kind)] for name, kind in sorted(schema.fields.items())],
+            "keeps_text": schema.keeps_text,
+            "encoder_fingerprint": schema.encoder_fingerprint,
+        }
+    )
+
+
+def check_description(found: str, schema: CollectionSchema, store: str, name: str) -> None:
+    """Raise StoreError unless an existing collection says that this module made it for `schema`."""
+    try:
+        was = json.loads(found)
+    except ValueError:
+        was = None
+    if not isinstance(was, dict):
+        raise StoreError(
+            f"store {store!r}: the collection {name} was not made by threefold", "set a prefix of its own for the store"
+        )
+    wanted = json.loads(description(schema))
+    for key in sorted({*was, *wanted}):
+        if was.get(key) != wanted.get(key):
+            raise StoreError(
+                f"store {store!r}: {name} has {key} {_short(was.get(key))}, not {_short(wanted.get(key))}",
+                "install the version that wrote it" if key == "format" else "build a new generation",
+            )
+
+
+def check_columns(found: Mapping[str, tuple[str, int]], wanted: Collection, store: str) -> None:
+    """Raise StoreError unless the server has every column as it was asked for: some drop silently what they lack."""
+    for column in wanted.columns:
+        if found.get(column.name) != (column.type, column.size):
+            raise StoreError(
+                f"store {store!r}: {wanted.name} has for column {column.name} {found.get(column.name)}, not "
+                f"{(column.type, column.size)}",
+                "drop the collection if it was changed by hand; else the server does not support it",
+            )
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,211 @@
+"""The writing side of Milvus: whole records by id; what is written last stays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from pymilvus import MilvusClient
+
+from connectors.bulk.writer import BulkWriter
+from connectors.filters.check import check_field_names
+from connectors.milvus.bulk import BUDGET, item_of, send_records
+from connectors.milvus.client import REQUEST_SECONDS, Milvus, check_version, collection_name
+from connectors.milvus.filters import EVERY_ROW, among, known_form
+from connectors.milvus.making import STRONG, look_at, make_collection
+from connectors.milvus.records import Record, part_records, patched, record_of, record_problem
+from connectors.milvus.schema import collections_of, milvus_capabilities
+from connectors.protocol import Capabilities, CollectionSchema, Failure, Patch, StoreFacts, StoreOptions, WriteResult
+from connectors.rows import checked_patches, split_rows
+from m3core.errors import StoreError
+from m3core.types import Row, Signal
+
+_PAGE = 5000
+_READ_BATCH = 200
+_SEAL_SECONDS = 300.0
+# Without a single row taken for so long, the server counts as down.
+PATIENCE_SECONDS = 120.0
+
+
+class MilvusSink:
+    """Sink of kind "milvus" (a `LoadingSink`). The client is opened at the first request."""
+
+    def __init__(self, options: StoreOptions) -> None:
+        self._options = options
+        self._schema = options.schema
+        self._collections = collections_of(options.schema, collection_name(options))
+        self._main = self._collections[0].name
+        self._server = Milvus(options, [each.name for each in self._collections])
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return milvus_capabilities(self._schema)
+
+    def ensure(self, schema: CollectionSchema) -> None:
+        """Create the collections, or check those that are there; the server has them loaded afterwards."""
+        if schema != self._schema:
+            raise StoreError(
+                f"store {self._options.name!r} was opened for another schema of {self._schema.physical_name}",
+                "open it with the schema that is to be ensured",
+            )
+        check_field_names(schema.fields)
+        self.facts()
+        for collection in self._collections:
+            self._server.ask(partial(make_collection, collection, self._options))
+        self._server.ask(lambda client, _: self._server.load(client))
+
+    def write(self, rows: Sequence[Row]) -> WriteResult:
+        good, failures = split_rows(rows, self._schema, self.capabilities)
+        last = {row.chunk.id: row for row in good}
+        records = {chunk_id: record_of(row, self._schema) for chunk_id, row in last.items()}
+        refused = [
+            Failure(chunk_id, "too-large", problem)
+            for chunk_id, record in records.items()
+            if (problem := record_problem(record))
+        ]
+        # A row is there once its main record is, so its parts go first.
+        refused += self._write_parts([row for chunk_id, row in last.items() if chunk_id not in _ids(refused)])
+        refused += self._upsert(self._main, [records[chunk_id] for chunk_id in last if chunk_id not in _ids(refused)])
+        # Of rows with one id only the last was sent; it speaks for all of them.
+        lost = {failure.id: failure for failure in refused}
+        of_each = [lost[row.chunk.id] for row in good if row.chunk.id in lost]
+        return WriteResult(len(good) - len(of_each), (*failures, *of_each))
+
+    def delete(self, ids: Sequence[str]) -> None:
+        wanted = known_form(ids)
+        for start in range(0, len(wanted), BUDGET.rows):
+            part = wanted[start : start + BUDGET.rows]
+            self._delete(self._main, among(part))
+            for beside in self._collections[1:]:
+                # By chunk: an earlier version of the row may have had more parts.
+                self._delete(beside.name, among(part, column="chunk"))
+
+    def patch(self, patches: Sequence[Patch]) -> None:
+        checked = {patch.id: patch for patch in checked_patches(patches, self._schema)}
+        wanted = known_form(list(checked))
+        columns = [column.name for column in self._collections[0].columns]
+        for start in range(0, len(wanted), _READ_BATCH):
+            found = self._query(among(wanted[start : start + _READ_BATCH]), columns)
+            records = [patched(record, checked[record["id"]], self._schema) for record in found]
+            for record in records:
+                if problem := record_problem(record):
+                    raise StoreError(f"patch of {record['id']}: {problem}", "give the row less metadata or acl")
+            self._require(self._upsert(self._main, records))
+
+    def scan(self) -> Iterator[tuple[str, int]]:
+        before = ""
+        pages = self._server.ask(self._pages)
+        try:
+            while page := self._server.ask(lambda client, seconds: pages.next()):
+                for record in page:
+                    if record["id"] <= before:
+                        raise StoreError(f"store {self._options.name!r} lists ids out of order", "upgrade the server")
+                    before = record["id"]
+                    yield record["id"], record["revision"]
+        finally:
+            pages.close()
+
+    def count(self) -> int:
+        return int(self._query(EVERY_ROW, ["count(*)"])[0]["count(*)"])
+
+    def flush(self) -> None:
+        """Wait until what was acknowledged is visible; it is durable already (in the server's log)."""
+        for collection in self._collections:
+            self._query(EVERY_ROW, ["count(*)"], collection.name)
+
+    def finish_loading(self) -> None:
+        """Have the server turn what lies in memory into segments with indexes: until then it scans it."""
+        self._options.before_request()
+        for collection in self._collections:
+            self._server.ask(partial(_seal, collection.name), _SEAL_SECONDS)
+
+    def drop(self) -> None:
+        self._options.before_request()
+        for collection in self._collections:
+            self._server.ask(partial(_drop, collection.name))
+
+    def facts(self) -> StoreFacts:
+        version = self._server.ask(lambda client, seconds: str(client.get_server_version(timeout=seconds)))
+        return StoreFacts(check_version(version, self._options))
+
+    def verify(self) -> bool:
+        there = [self._server.ask(partial(look_at, each, self._options)) for each in self._collections]
+        if there[0] and not all(there):
+            raise StoreError(
+                f"store {self._options.name!r}: {self._main} is there, and its multi-vectors are not",
+                "run m3 repair, or build a new generation",
+            )
+        return there[0]
+
+    def close(self) -> None:
+        self._server.close()
+
+    def _write_parts(self, rows: Sequence[Row]) -> list[Failure]:
+        """Write the rows' multi-vectors; the chunks of which a part was refused."""
+        if Signal.MULTI not in self._schema.signals:
+            return []
+        refused = self._upsert(self._collections[1].name, [part for row in rows for part in part_records(row)])
+        lost = {failure.id.partition("/")[0]: failure for failure in refused}
+        return [Failure(chunk_id, failure.kind, failure.reason) for chunk_id, failure in lost.items()]
+
+    def _upsert(self, collection: str, records: Sequence[Record]) -> list[Failure]:
+        by_id = {record["id"]: record for record in records}
+        writer = BulkWriter(
+            store=self._options.name,
+            send=lambda items: send_records(self._server, collection, by_id, items),
+            budget=BUDGET,
+            before_request=self._options.before_request,
+            patience=PATIENCE_SECONDS,
+        )
+        return writer.write([item_of(record) for record in records])
+
+    def _delete(self, collection: str, expression: str) -> None:
+        self._options.before_request()
+        self._server.ask(lambda client, seconds: client.delete(collection, filter=expression, timeout=seconds))
+
+    def _query(self, expression: str, columns: list[str], collection: str = "") -> list[Record]:
+        def request(client: MilvusClient, seconds: float) -> list[Record]:
+            return list(
+                client.query(
+                    collection or self._main,
+                    filter=expression,
+                    output_fields=columns,
+                    consistency_level=STRONG,
+                    timeout=seconds,
+                )
+            )
+
+        return self._server.ask(request)
+
+    def _pages(self, client: MilvusClient, seconds: float) -> Any:
+        return client.query_iterator(
+            self._main,
+            batch_size=_PAGE,
+            filter=EVERY_ROW,
+            output_fields=["id", "revision"],
+            consistency_level=STRONG,
+            timeout=REQUEST_SECONDS,
+        )
+
+    def _require(self, failures: Sequence[Failure]) -> None:
+        """Patches have no dead letters: a refused one is an error."""
+        if failures:
+            raise StoreError(
+                f"store {self._options.name!r} refused to change {len(failures)} rows, {failures[0].id} first: "
+                f"{failures[0].reason}",
+                "see the server's log; run again",
+            )
+
+
+def _drop(collection: str, client: MilvusClient, seconds: float) -> None:
+    # What is not there is no error to the server.
+    client.drop_collection(collection, timeout=seconds)
+
+
+def _seal(collection: str, client: MilvusClient, seconds: float) -> None:
+    client.flush(collection, timeout=seconds)
+
+
+def _ids(failures: Sequence[Failure]) -> set[str]:
+    return {failure.id for failure in failures}
