@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import sys
 from pathlib import Path
@@ -10,76 +9,72 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from m3core.errors import ExitCode, LockedError
+from m3core.errors import ExitCode
+from pipelines.cli.locked import FAIL, IfLockedOption, seconds_to_wait, unless_locked
 from pipelines.cli.look import command_name
 from pipelines.cli.options import ConfigOption, JsonOption, open_config
-from pipelines.cli.report import SCHEMA_VERSION, print_json, say
-from pipelines.cli.usage import fraction, one_of
+from pipelines.cli.report import print_json, say
+from pipelines.cli.usage import fraction
 
 if TYPE_CHECKING:
     from pipelines.ingest.report import IngestReport
 
-FAIL, SKIP, WAIT = "fail", "skip", "wait"
+DeleteFractionOption = Annotated[
+    float | None,
+    typer.Option("--max-delete-fraction", metavar="F", parser=fraction, help="Refuse to delete more, 0 to 1."),
+]
 
 
 def ingest(
     config: ConfigOption = None,
-    if_locked: Annotated[
-        str,
-        typer.Option(
-            "--if-locked",
-            metavar=f"{FAIL}|{SKIP}|{WAIT}",
-            parser=one_of(FAIL, SKIP, WAIT),
-            help="While another run writes: end with 6, end with 0, or wait for it.",
-        ),
-    ] = FAIL,
-    max_delete_fraction: Annotated[
-        float | None,
-        typer.Option("--max-delete-fraction", metavar="F", parser=fraction, help="Refuse to delete more, 0 to 1."),
-    ] = None,
+    if_locked: IfLockedOption = FAIL,
+    max_delete_fraction: DeleteFractionOption = None,
+    only_acl: Annotated[
+        bool, typer.Option("--only-acl", help="Apply changed rights of known documents at once, and nothing else.")
+    ] = False,
     json: JsonOption = False,
 ) -> int:
     """Bring the collection up to date with its sources.
 
-    Only what is new or changed is encoded; a second run changes nothing.
+    Only what is new or changed is encoded; a second run changes nothing. A store that is down does not stop the others
+    (exit 4): m3 load --pending brings it what it missed. --only-acl is for a revocation that cannot wait: after exit 0
+    every store respects it.
     """
     loaded = open_config(config)
     # A wrong configuration is told before Beam is imported.
     from pipelines.ingest.progress import open_progress
-    from pipelines.ingest.run import ingest as run
+    from pipelines.ingest.rights import apply_acls
+    from pipelines.ingest.run import ingest as bring_up_to_date
     from pipelines.ingest.session import IngestOptions
 
-    options = IngestOptions(max_delete_fraction, lock_wait=math.inf if if_locked == WAIT else 0.0)
-    try:
-        report = run(loaded.config, loaded.base, open_progress(sys.stderr), options=options)
-    except LockedError as error:
-        if if_locked != SKIP:
-            raise
-        return _say_skipped(error, as_json=json)
-    if json:
-        print_json(report.as_json())
-    else:
-        _say_report(report, config)
+    run = apply_acls if only_acl else bring_up_to_date
+    options = IngestOptions(max_delete_fraction, lock_wait=seconds_to_wait(if_locked))
+    report = unless_locked(
+        if_locked,
+        lambda: run(loaded.config, loaded.base, open_progress(sys.stderr), options=options),
+        as_json=json,
+    )
+    if report is None:
+        return ExitCode.OK
+    say_report(report, as_json=json)
+    if not json:
+        say(f'Search:  {command_name()} search{config_option(config)} "your question"')
     return int(report.exit_code)
 
 
-def _say_skipped(error: LockedError, *, as_json: bool) -> int:
-    from m3core.terminal import plain
-
-    if as_json:
-        print_json({"schema_version": SCHEMA_VERSION, "skipped": error.message})
-    else:
-        say(f"skipped: {plain(error.message)}")
-    return ExitCode.OK
-
-
-def _say_report(report: IngestReport, config: Path | None) -> None:
-    """The end of a run for people, and a search to copy."""
+def say_report(report: IngestReport, *, as_json: bool) -> None:
+    """The end of a run that writes rows, for programs or for people."""
     from m3core.terminal import plain
     from pipelines.ingest.report import summary_lines
 
+    if as_json:
+        print_json(report.as_json())
+        return
     for line in summary_lines(report):
         indent = line[: len(line) - len(line.lstrip(" "))]
         say(indent + plain(line.lstrip(" ")))
-    option = f" -c {shlex.quote(str(config))}" if config is not None else ""
-    say(f'Search:  {command_name()} search{option} "your question"')
+
+
+def config_option(config: Path | None) -> str:
+    """` -c FILE` as it was given, to copy."""
+    return f" -c {shlex.quote(str(config))}" if config is not None else ""

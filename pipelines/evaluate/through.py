@@ -108,7 +108,10 @@ def ask_live(
 def _ask(search: Search, text: str, asking: Asking) -> Answer | None:
     """None for a query that is too long or has characters that the collection does not take."""
     try:
-        request = SearchRequest(text, asking.identity, limit=_DEPTH, preset=asking.preset, weights=asking.weights)
+        # Quotes are text here, and documents with the same text are judged each for itself: as in exact search.
+        request = SearchRequest(
+            text, asking.identity, _DEPTH, preset=asking.preset, weights=asking.weights, quotes=False, once=False
+        )
     except UsageError:
         return None
     return search(request)

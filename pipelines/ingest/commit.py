@@ -1,15 +1,17 @@
-"""The last step of a wave: the documents whose chunks every store acknowledged go into the manifest."""
+"""The last step of a wave: the documents whose chunks every store at work acknowledged go into the manifest."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from connectors.protocol import Sink
 from pipelines.ingest.embed import Refused
 from pipelines.ingest.load import Loaded
 from pipelines.ingest.reading import Prepared
+from pipelines.ingest.stores import Stores, delete_from
 from pipelines.state.lease import Lease
 from pipelines.state.manifest import DocumentKey, DocumentRecord, Manifest
 from pipelines.state.runs import DeadLetter, RunFolder
@@ -25,7 +27,7 @@ class CommitStep:
     manifest: Manifest
     folder: RunFolder
     lease: Lease
-    sinks: Mapping[str, Sink]
+    stores: Stores
 
 
 @dataclass
@@ -55,16 +57,17 @@ def commit_wave(wave: int, outcomes: Iterable[Outcome], step: CommitStep) -> Com
 
     A document with a chunk that a store refused is a dead letter: it keeps its old version. A document with a chunk
     that nobody acknowledged (the run was stopped) is left out; its vectors wait in the lake. Of both, chunks that are
-    new in this version leave the stores again.
+    new in this version leave the stores again. For a store that was given up, all documents of the wave are pending,
+    also those whose rows it took before it failed: nobody knows whether it kept them.
     """
     gathered = _gather(outcomes)
     committed = Committed(letters=gathered.letters)
-    records: list[DocumentRecord] = []
+    whole: list[Prepared] = []
     unfinished: list[DocumentRecord] = []
     for prepared in gathered.documents.values():
         record = prepared.record
         if prepared.change == "unchanged" or gathered.acknowledged.issuperset(record.chunk_ids):
-            records.append(record)
+            whole.append(prepared)
             committed.changes[prepared.change] += 1
             committed.chunks += 0 if prepared.change == "unchanged" else len(record.chunk_ids)
             continue
@@ -72,8 +75,11 @@ def commit_wave(wave: int, outcomes: Iterable[Outcome], step: CommitStep) -> Com
         refused = next((gathered.refused[name] for name in record.chunk_ids if name in gathered.refused), None)
         if refused is not None:
             committed.letters.append(_refused_letter(record, refused))
-    _write(wave, records, committed, step)
-    _take_back(unfinished, gathered.acknowledged.union(gathered.refused), step)
+    step.lease.check()
+    if committed.letters:
+        step.folder.add_dead_letters(committed.letters)
+    owed = _take_back(unfinished, gathered.acknowledged.union(gathered.refused), step)
+    _write(wave, whole, owed, step)
     return committed
 
 
@@ -90,28 +96,56 @@ def _gather(outcomes: Iterable[Outcome]) -> _Wave:
     return wave
 
 
-def _write(wave: int, records: list[DocumentRecord], committed: Committed, step: CommitStep) -> None:
+def _write(wave: int, whole: list[Prepared], owed: list[DocumentRecord], step: CommitStep) -> None:
+    if not (whole or owed):
+        return
+    for name in step.stores.servers:
+        step.lease.check()
+        step.stores.attempt(name, _flush)
     step.lease.check()
-    if committed.letters:
-        step.folder.add_dead_letters(committed.letters)
-    if records:
-        for sink in step.sinks.values():
-            if not sink.capabilities.embedded:
-                sink.flush()
-        step.lease.check()
-        step.manifest.append(step.run, wave, records)
+    records = [
+        one.record if one.change == "unchanged" else replace(one.record, status=step.stores.status_after(one.record))
+        for one in whole
+    ]
+    step.manifest.append(step.run, wave, records + owed)
 
 
-def _take_back(unfinished: list[DocumentRecord], written: set[str], step: CommitStep) -> None:
-    """Delete chunks that only the unfinished version of a document has; what it shares with the old version stays."""
-    old = step.manifest.find([record.key for record in unfinished]) if unfinished else {}
-    ids: set[str] = set()
+def _flush(sink: Sink) -> None:
+    sink.flush()
+
+
+def _take_back(unfinished: list[DocumentRecord], written: set[str], step: CommitStep) -> list[DocumentRecord]:
+    """Delete chunks that only the unfinished version of a document has; what it shares with the old version stays.
+
+    Returns records that remember what a store that was given up has still to delete.
+    """
+    old = step.manifest.find([record.key for record in unfinished], removed=True) if unfinished else {}
+    new: dict[DocumentKey, set[str]] = {}
     for record in unfinished:
-        before = old[record.key].chunk_ids if record.key in old else ()
-        ids |= written.intersection(record.chunk_ids).difference(before)
-    for sink in step.sinks.values() if ids else ():
-        step.lease.check()
-        sink.delete(sorted(ids))
+        before = old.get(record.key)
+        kept = () if before is None or before.removed else before.chunk_ids
+        if ids := written.intersection(record.chunk_ids).difference(kept):
+            new[record.key] = ids
+    every = sorted(set().union(*new.values()))
+    for name in list(step.stores.at_work) if every else ():
+        delete_from(step.stores, name, every, step.lease.check)
+    down = step.stores.standing.down
+    records = {record.key: record for record in unfinished}
+    remember = partial(_remember, down=tuple(down), run=step.run)
+    return [remember(old.get(key), records[key], ids) for key, ids in new.items()] if down else []
+
+
+def _remember(
+    old: DocumentRecord | None, unfinished: DocumentRecord, ids: set[str], *, down: tuple[str, ...], run: int
+) -> DocumentRecord:
+    """The old version with more to delete; without one, a row of a document that is gone."""
+    if old is None:
+        status = {name: "pending" if name in down else "done" for name in unfinished.status}
+        return replace(
+            unfinished, chunk_ids=tuple(sorted(ids)), obsolete_chunk_ids=(), revision=run, status=status, removed=True
+        )
+    status = {name: "pending" if name in down else state for name, state in old.status.items()}
+    return replace(old, obsolete_chunk_ids=tuple(sorted({*old.obsolete_chunk_ids, *ids})), status=status)
 
 
 def _refused_letter(record: DocumentRecord, refused: Refused) -> DeadLetter:

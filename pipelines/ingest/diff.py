@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,8 @@ import numpy as np
 from m3core.errors import RefusedError
 from m3core.types import Int64Array
 from pipelines.ingest.listing import Listing
-from pipelines.state.manifest import DocumentRecord, Manifest
+from pipelines.ingest.stores import Standing
+from pipelines.state.manifest import DocumentKey, DocumentRecord, Manifest
 
 if TYPE_CHECKING:
     import duckdb
@@ -29,30 +30,52 @@ _BATCH = 4096
 _RECORD_BATCH = 20_000
 _GONE_NAMED = 3
 
+# Every record with the stores that wait for something of it.
+_WAITS = """
+    SELECT *, list_concat(
+        CASE WHEN len(obsolete_chunk_ids) > 0 AND NOT list_contains(map_values(status), 'pending')
+             THEN map_keys(status)
+             ELSE list_transform(list_filter(map_entries(status), lambda e: e.value = 'pending'), lambda e: e.key)
+        END, list_intersect(map_keys(status), $lost::VARCHAR[])) AS stores
+    FROM manifest
+"""
 # One row per place of a document in the sources (nth = 1 is the first), or per manifest record that no source has.
-_JOIN = """
+# `serve`: a store that takes part waits for something of the document; `unfinished`: some store does.
+_JOIN = f"""
 CREATE TABLE work AS
 WITH listed AS (
     SELECT *, row_number() OVER place AS nth, first_value(locator) OVER place AS first_locator
     FROM read_parquet($listing)
     WINDOW place AS (PARTITION BY tenant, doc_id ORDER BY position)
 ),
+waits AS ({_WAITS}),
 known AS (
-    SELECT tenant, doc_id, source, stamp,
-           $lost OR len(obsolete_chunk_ids) > 0 OR list_contains(map_values(status), 'pending') AS unfinished
-    FROM manifest
+    SELECT tenant, doc_id, source, stamp, len(stores) > 0 AS unfinished,
+           list_has_any(stores, $present::VARCHAR[]) AS serve
+    FROM waits WHERE NOT removed
 )
 SELECT coalesce(l.tenant, k.tenant) AS tenant, coalesce(l.doc_id, k.doc_id) AS doc_id,
        coalesce(l.source, k.source) AS source, l.locator, l.first_locator, l.size, l.position,
+       k.tenant IS NOT NULL AS known,
        CASE WHEN l.nth > 1 THEN 'duplicate'
-            WHEN l.tenant IS NULL AND list_contains($incomplete, k.source) AND k.unfinished THEN 'owed'
+            WHEN l.tenant IS NULL AND list_contains($incomplete, k.source) AND k.serve THEN 'owed'
             WHEN l.tenant IS NULL AND list_contains($incomplete, k.source) THEN 'kept'
             WHEN l.tenant IS NULL THEN 'gone'
             WHEN k.tenant IS NULL OR k.stamp <> l.stamp OR k.source <> l.source THEN 'read'
-            WHEN k.unfinished THEN 'pending'
+            WHEN k.serve THEN 'pending'
+            WHEN k.unfinished THEN 'waiting'
             ELSE 'unchanged' END AS class
 FROM listed l FULL JOIN known k ON l.tenant = k.tenant AND l.doc_id = k.doc_id
-"""
+UNION ALL
+SELECT tenant, doc_id, source, NULL, NULL, NULL, NULL, true, 'removed'
+FROM waits ANTI JOIN listed USING (tenant, doc_id) WHERE removed AND list_has_any(stores, $present::VARCHAR[])
+"""  # noqa: S608
+# The same without a listing: what waits for a store that takes part.
+_WAITING = f"""
+CREATE TABLE work AS
+SELECT tenant, doc_id, CASE WHEN removed THEN 'removed' ELSE 'pending' END AS class
+FROM ({_WAITS}) WHERE list_has_any(stores, $present::VARCHAR[])
+"""  # noqa: S608
 
 
 @dataclass(frozen=True)
@@ -69,15 +92,16 @@ class Work:
         """How many documents are of a class.
 
         duplicate: not the first place of its document. read: new, or its stamp changed. pending: as it was, but a
-        store lacks its rows. unchanged. gone: in no source. kept, owed: not listed, but their source was not listed
-        completely; the rows of owed ones are pending.
+        store that takes part waits for it. waiting: as it was, but a store that takes no part waits for it. unchanged.
+        gone: in no source. kept, owed: not listed, but their source was not listed completely; a store that takes part
+        waits for owed ones. removed: gone before, but a store that takes part has still to delete its chunks.
         """
         return self.counts.get(name, 0)
 
     @property
     def to_do(self) -> bool:
         """Whether any store or the manifest has to change."""
-        return any(self.count(name) for name in ("read", "pending", "owed", "gone"))
+        return any(self.count(name) for name in ("read", "pending", "owed", "gone", "removed"))
 
 
 class Wanted:
@@ -111,19 +135,40 @@ def place_hash(source: str, locator: str) -> int:
     return int.from_bytes(digest, "big", signed=True)
 
 
-def join(listing: Listing, manifest: Manifest, folder: Path, *, lost: bool = False) -> Work:
-    """Class of every document; `lost` says that a store has lost its rows, so that nothing counts as loaded."""
+def join(listing: Listing, manifest: Manifest, folder: Path, standing: Standing) -> Work:
+    """Class of every document. Nothing counts as loaded into a store that has lost its rows."""
     file = folder / "work.parquet"
     with _database(folder) as database:
-        manifest.attach(database)
-        parameters = {"listing": str(listing.file), "incomplete": sorted(listing.incomplete), "lost": lost}
+        manifest.attach(database, removed=True)
+        parameters = {
+            "listing": str(listing.file),
+            "incomplete": sorted(listing.incomplete),
+            "present": list(standing.present),
+            "lost": sorted(standing.lost),
+        }
         database.execute(_JOIN, parameters)
         database.table("work").order("position, tenant, doc_id").write_parquet(str(file))
         counts = dict(database.execute("SELECT class, count(*) FROM work GROUP BY class").fetchall())
         size = database.execute("SELECT coalesce(sum(size), 0) FROM work WHERE class IN ('read', 'pending')").fetchone()
-        known = database.execute("SELECT count(*) FROM manifest").fetchone()
+        known = database.execute("SELECT count(*) FROM manifest WHERE NOT removed").fetchone()
     wanted = Wanted.of(_select(file, folder, "source, locator", "class = 'read'"))
     return Work(file, counts, int(size[0]) if size else 0, int(known[0]) if known else 0, wanted)
+
+
+def find_waiting(manifest: Manifest, folder: Path, standing: Standing) -> Work:
+    """Documents that a store which takes part waits for, pending or removed; the sources are not asked."""
+    file = folder / "work.parquet"
+    with _database(folder) as database:
+        manifest.attach(database, removed=True)
+        database.execute(_WAITING, {"present": list(standing.present), "lost": sorted(standing.lost)})
+        database.table("work").order("tenant, doc_id").write_parquet(str(file))
+        counts = dict(database.execute("SELECT class, count(*) FROM work GROUP BY class").fetchall())
+    return Work(file, counts, 0, 0, Wanted.of(iter(())))
+
+
+def known_places(work: Work) -> Wanted:
+    """Where the documents are read that changed and that the manifest knows."""
+    return Wanted.of(_select(work.file, work.file.parent, "source, locator", "class = 'read' AND known"))
 
 
 def duplicates(work: Work) -> Iterator[tuple[str, str, str, str]]:
@@ -144,6 +189,12 @@ def gone_records(work: Work, manifest: Manifest) -> Iterator[list[DocumentRecord
     """Records of documents that no source has any more, in batches."""
     for batch in _select(work.file, work.file.parent, "tenant, doc_id", "class = 'gone'"):
         yield list(manifest.find(batch).values())
+
+
+def removed_records(work: Work, manifest: Manifest) -> Iterator[list[DocumentRecord]]:
+    """Records of documents that are gone, but that a store which takes part has still to delete, in batches."""
+    for batch in _select(work.file, work.file.parent, "tenant, doc_id", "class = 'removed'"):
+        yield list(manifest.find(batch, removed=True).values())
 
 
 def check_deletes(work: Work, limit: float) -> None:
@@ -167,19 +218,31 @@ class KeyFile:
 
     file: Path
 
-    def records(self, manifest: Manifest) -> Iterator[list[DocumentRecord]]:
-        """Their newest records."""
+    @classmethod
+    def of(cls, batches: Iterable[Sequence[DocumentKey]], file: Path) -> KeyFile:
+        """Written from batches of (tenant, doc_id)."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        schema = pa.schema([("tenant", pa.string()), ("doc_id", pa.string())])
+        with pq.ParquetWriter(file, schema) as writer:
+            for batch in batches:
+                writer.write_table(pa.table([[key[column] for key in batch] for column in (0, 1)], schema=schema))
+        return cls(file)
+
+    def records(self, manifest: Manifest, *, removed: bool = False) -> Iterator[list[DocumentRecord]]:
+        """Their newest records; with `removed`, also of those that are gone but that a store has still to delete."""
         for batch in _select(self.file, self.file.parent, "tenant, doc_id", "true", _RECORD_BATCH):
-            yield list(manifest.find(batch).values())
+            yield list(manifest.find(batch, removed=removed).values())
 
 
 def written_by(run: int, manifest: Manifest, folder: Path) -> KeyFile:
-    """Documents that this run wrote and that still wait for a flip or for deletes."""
+    """Documents that this run committed and that still wait for a flip, for deletes, or for a store."""
     file = folder / "written.parquet"
     with _database(folder) as database:
         manifest.attach(database)
         waiting = "len(obsolete_chunk_ids) > 0 OR list_contains(map_values(status), 'pending')"
-        rows = database.view("manifest").filter(f"revision = {run:d}").filter(waiting)
+        rows = database.view("manifest").filter(f"run = {run:d}").filter(waiting)
         rows.project("tenant, doc_id").write_parquet(str(file))
     return KeyFile(file)
 

@@ -23,10 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reference:
-    """Rows of one unit and where their vectors lie: all that passes from embedding to loading."""
+    """Rows of one unit and where their vectors lie: all that passes from embedding to loading.
+
+    They are for `stores`, or (None) for all.
+    """
 
     rows: tuple[ChunkRow, ...]
     vectors: tuple[LakeRef, ...]
+    stores: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

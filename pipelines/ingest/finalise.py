@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from connectors.protocol import LoadingSink
-from pipelines.ingest.diff import KeyFile, Work, gone_records, written_by
-from pipelines.ingest.stores import Stores, delete_all
+from connectors.protocol import LoadingSink, Sink
+from pipelines.ingest.diff import KeyFile, written_by
+from pipelines.ingest.stores import Stores, delete_from
+from pipelines.state.documents import tombstone
 from pipelines.state.lease import Lease
 from pipelines.state.manifest import DocumentRecord, Manifest
+
+Batches = Callable[[], Iterable[Sequence[DocumentRecord]]]
 
 
 @dataclass(frozen=True)
 class Ending:
     """What the end of a run needs. `before_live` runs between the flip and the last deltas.
 
-    `last_wave` numbers the deltas; `delete_gone` only after a complete listing and when all upserts were acknowledged.
+    `last_wave` numbers the deltas. `gone`: documents that leave the collection now, read anew at each call; none unless
+    the listing was complete and all upserts were acknowledged. `removed`: documents that left it before, and that a
+    store at work has still to delete.
     """
 
     run: int
@@ -26,69 +31,113 @@ class Ending:
     manifest: Manifest
     stores: Stores
     lease: Lease
-    work: Work
-    delete_gone: bool
+    gone: Batches
+    removed: Batches
     publishing: Callable[[], None]
     before_live: Callable[[], None]
 
 
 @dataclass(frozen=True)
 class Ended:
-    """Chunks deleted from the stores, and documents that left the collection."""
+    """Chunks deleted from the store that lost most, and documents that left the collection; `removed` had left it
+    before, and have left the stores now."""
 
     chunks_deleted: int
     gone: int
+    removed: int
 
 
 def finalise(ending: Ending) -> Ended:
     """Delete what documents no longer have, publish, and mark what this run wrote as done."""
+    stores = ending.stores
     written = written_by(ending.run, ending.manifest, ending.folder)
-    deleted = delete_all(ending.stores.embedded.values(), _doomed(written, ending), ending.lease.check)
+    deleted = [_delete(name, written, ending) for name in stores.embedded]
     ending.lease.check()
-    if any(sink.dirty for sink in ending.stores.embedded.values()):
+    if any(sink.dirty for sink in stores.embedded.values()):
         ending.publishing()
-    for sink in ending.stores.embedded.values():
+    for sink in stores.embedded.values():
         sink.publish()
-    deleted = max(deleted, delete_all(ending.stores.others.values(), _doomed(written, ending), ending.lease.check))
-    for other in ending.stores.others.values():
-        other.flush()
-        if isinstance(other, LoadingSink):
-            other.finish_loading()
+    deleted += [_delete(name, written, ending) for name in stores.servers]
+    for name in stores.servers:
+        stores.attempt(name, _settle)
     ending.before_live()
-    gone = _mark(written, ending)
+    gone, removed = _mark(written, ending)
     ending.manifest.compact()
-    return Ended(deleted, gone)
+    return Ended(max(deleted, default=0), gone, removed)
 
 
-def _doomed(written: KeyFile, ending: Ending) -> Iterator[str]:
-    """Ids of obsolete chunks, and of all chunks of documents that are gone."""
+def _settle(server: Sink) -> None:
+    server.flush()
+    if isinstance(server, LoadingSink):
+        server.finish_loading()
+
+
+def _delete(store: str, written: KeyFile, ending: Ending) -> int:
+    return delete_from(ending.stores, store, _doomed(store, written, ending), ending.lease.check)
+
+
+def _doomed(store: str, written: KeyFile, ending: Ending) -> Iterator[str]:
+    """Ids of obsolete chunks that the store may hold, and of all chunks of documents that are gone."""
     for records in written.records(ending.manifest):
         for record in records:
-            yield from record.obsolete_chunk_ids
-    for record in _gone(ending):
-        yield from record.chunk_ids
-        yield from record.obsolete_chunk_ids
+            if store in record.waiting():
+                yield from record.obsolete_chunk_ids
+    for batch in ending.gone():
+        for record in batch:
+            yield from _every_chunk(record)
+    for batch in ending.removed():
+        for record in batch:
+            if store in record.waiting():
+                yield from _every_chunk(record)
 
 
-def _gone(ending: Ending) -> Iterator[DocumentRecord]:
-    if ending.delete_gone:
-        for records in gone_records(ending.work, ending.manifest):
-            yield from records
+def _every_chunk(record: DocumentRecord) -> Iterator[str]:
+    yield from record.chunk_ids
+    yield from record.obsolete_chunk_ids
 
 
-def _mark(written: KeyFile, ending: Ending) -> int:
-    """Write the last deltas; returns how many documents are gone. Bounded batches, each a commit of its own."""
+def _mark(written: KeyFile, ending: Ending) -> tuple[int, int]:
+    """Write the last deltas; returns how many documents are gone, and how many were before and have left every store.
+
+    Bounded batches, each a commit of its own.
+    """
     wave = ending.last_wave
+    gone = removed = 0
+
+    def append(records: list[DocumentRecord]) -> None:
+        nonlocal wave
+        if records:
+            wave += 1
+            ending.lease.check()
+            ending.manifest.append(ending.run, wave, records)
+
     for records in written.records(ending.manifest):
-        wave += 1
-        ending.lease.check()
-        ending.manifest.append(ending.run, wave, [_done(record) for record in records])
-    gone = [record.key for record in _gone(ending)]
-    if gone:
-        ending.lease.check()
-        ending.manifest.append(ending.run, wave + 1, [], removed=gone)
-    return len(gone)
+        append([settled for record in records if (settled := _settled(record, ending)) != record])
+    for batch in ending.gone():
+        append([_removed(replace(record, status=_all_pending(record)), ending) for record in batch])
+        gone += len(batch)
+    for batch in ending.removed():
+        rows = [_removed(record, ending) for record in batch]
+        append(rows)
+        removed += sum(not row.status for row in rows)
+    return gone, removed
 
 
-def _done(record: DocumentRecord) -> DocumentRecord:
-    return replace(record, status=dict.fromkeys(record.status, "done"), obsolete_chunk_ids=())
+def _settled(record: DocumentRecord, ending: Ending) -> DocumentRecord:
+    """What a store at work owed it has done by now; an absent one still waits."""
+    absent = ending.stores.standing.absent
+    waiting = [name for name in record.waiting() if name in absent]
+    status = {name: "pending" if name in waiting else "done" for name in record.status}
+    return replace(record, status=status, obsolete_chunk_ids=record.obsolete_chunk_ids if waiting else ())
+
+
+def _removed(record: DocumentRecord, ending: Ending) -> DocumentRecord:
+    """The row of a document that is gone: it stays while an absent store has still to delete its chunks."""
+    status = _settled(record, ending).status
+    if "pending" in status.values():
+        return replace(record, status=status, removed=True)
+    return tombstone(record.key, ending.run)
+
+
+def _all_pending(record: DocumentRecord) -> dict[str, str]:
+    return dict.fromkeys(record.status, "pending")

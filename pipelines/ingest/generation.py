@@ -43,9 +43,7 @@ class Build:
 
 def current(state: CollectionState | None) -> Generation | None:
     """The generation that runs write: the live one, or the first one while it is being built."""
-    if state is None or not state.generations:
-        return None
-    return state.live_generation or state.generations[-1]
+    return None if state is None else state.current_generation
 
 
 def check_fits(generation: Generation, build: Build, config: Config) -> None:
@@ -55,7 +53,7 @@ def check_fits(generation: Generation, build: Build, config: Config) -> None:
         raise RefusedError(
             f"collection {config.collection.name!r}, generation {generation.number} was built otherwise: "
             + "; ".join(changes),
-            "take the change back, or give the collection another name: rows of two builds never mix",
+            "take the change back, or build a generation of it beside this one: m3 generations build",
         )
 
 
@@ -87,14 +85,41 @@ def bindings(config: Config) -> tuple[StoreBinding, ...]:
     )
 
 
+def check_builds(state: CollectionState | None, build: Build, config: Config) -> None:
+    """RefusedError if the generation that the configuration describes is not to be built: it is there, finished."""
+    for generation in () if state is None else state.generations:
+        if generation.status not in ("live", "retired") or any(_changes(generation, build, config)):
+            continue
+        number = generation.number
+        raise RefusedError(
+            f"the configuration describes generation {number} of collection {config.collection.name!r}, which is "
+            f"{generation.status}",
+            "m3 ingest brings it up to date"
+            if generation.status == "live"
+            else f"m3 generations rollback, or m3 generations drop {number} and build it anew",
+        )
+
+
 def begin(paths: StatePaths, lease: Lease, build: Build, config: Config) -> tuple[CollectionState, Generation]:
     """Count the run up and return the generation it writes; the first run makes generation 1."""
     state = begin_run(paths, lease)
     generation = current(state)
-    if generation is not None:
-        return state, generation
-    first = Generation(
-        number=1,
+    return (state, generation) if generation is not None else _add(paths, state, build, config)
+
+
+def begin_build(paths: StatePaths, lease: Lease, build: Build, config: Config) -> tuple[CollectionState, Generation]:
+    """Count the run up and return the generation that it builds beside the live one: the one that is being built so
+    already, else a new one."""
+    state = begin_run(paths, lease)
+    for generation in reversed(state.generations):
+        if generation.status == "building" and not any(_changes(generation, build, config)):
+            return state, generation
+    return _add(paths, state, build, config)
+
+
+def _add(paths: StatePaths, state: CollectionState, build: Build, config: Config) -> tuple[CollectionState, Generation]:
+    added = Generation(
+        number=max((each.number for each in state.generations), default=0) + 1,
         collection_fingerprint=build.collection,
         encoder_fingerprint=build.encoder,
         model=build.spec.name,
@@ -105,14 +130,16 @@ def begin(paths: StatePaths, lease: Lease, build: Build, config: Config) -> tupl
         status="building",
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
-    made = replace(state, generations=(first,))
+    made = state.with_generations(added)
     swap_collection(paths, state, made)
-    return made, first
+    return made, added
 
 
 def finish(paths: StatePaths, state: CollectionState, generation: Generation, *, whole: bool) -> None:
-    """The run is in the stores: its generation is live. `whole` says that nothing of the listing was left out."""
+    """The run is in the stores: its generation is live, unless it is built beside another one. `whole` says that
+    nothing of the listing was left out."""
     applied = state.run if whole else generation.applied_run
-    done = replace(generation, status="live", applied_run=applied)
-    others = tuple(done if each.number == done.number else each for each in state.generations)
-    swap_collection(paths, state, replace(state, live=done.number, generations=others))
+    live = state.live or generation.number
+    status = "live" if live == generation.number else generation.status
+    done = replace(generation, status=status, applied_run=applied)
+    swap_collection(paths, state, replace(state.with_generations(done), live=live))

@@ -13,6 +13,7 @@ import logging
 import pickle
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -24,9 +25,8 @@ from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from pipelines.ingest.commit import Outcome, commit_wave
 from pipelines.ingest.embed import Reference, cut_units, encode_unit, split_known
 from pipelines.ingest.load import Loaded, load
-from pipelines.ingest.reading import Group, prepare
+from pipelines.ingest.reading import Group, Rows, parts_of, prepare
 from pipelines.ingest.shared import Shared, shared_by
-from pipelines.state.chunks import ChunkRow
 
 _OUTCOMES = "outcomes"
 _KNOWN = "known"
@@ -82,21 +82,20 @@ class Prepare(Step):
             return
         chunked = prepare(element, shared.wave, shared.read)
         yield beam.pvalue.TaggedOutput(_OUTCOMES, pack((*chunked.documents, *chunked.letters)))
-        if chunked.rows:
-            yield chunked.rows
+        yield from parts_of(chunked.rows, chunked.targets)
 
 
 class FindKnown(Step):
     """Chunk rows -> units to encode; rows whose vectors are in the lake become references at once."""
 
-    def work(self, element: list[ChunkRow], shared: Shared) -> Iterable[Any]:
-        known, new = split_known(element, shared.encode.lake)
+    def work(self, element: Rows, shared: Shared) -> Iterable[Any]:
+        known, new = split_known(element.rows, shared.encode.lake)
         if known.rows:
             tokens = sum(shared.limits.tokens_of(row) for row in known.rows)
             shared.totals.reused(tokens)
             shared.progress.reused(tokens, sum(len(row.chunk.encoded_text.encode()) for row in known.rows))
-            yield beam.pvalue.TaggedOutput(_KNOWN, pack(known))
-        yield from map(pack, cut_units(new, shared.limits))
+            yield beam.pvalue.TaggedOutput(_KNOWN, pack(replace(known, stores=element.stores)))
+        yield from (pack(Rows(unit, element.stores)) for unit in cut_units(new, shared.limits))
 
 
 class EncodeUnit(Step):
@@ -106,15 +105,15 @@ class EncodeUnit(Step):
         if shared.stop:
             return
         shared.load.before_write()
-        unit: tuple[ChunkRow, ...] = unpack(element)
-        encoded = encode_unit(unit, shared.encode)
+        unit: Rows = unpack(element)
+        encoded = encode_unit(unit.rows, shared.encode)
         shared.totals.encoded(encoded.work.tokens, encoded.work.seconds)
         for name, amount in encoded.work.counters.items():
             Metrics.counter("encode", name).inc(amount)
         if encoded.refused:
             yield beam.pvalue.TaggedOutput(_OUTCOMES, pack((Loaded((), encoded.refused),)))
         if encoded.reference.rows:
-            yield pack(encoded.reference)
+            yield pack(replace(encoded.reference, stores=unit.stores))
 
 
 class LoadReference(Step):

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 from m3core.errors import DocumentError, SourceError
 from pipelines.ingest.sources import Skipped, Source, SourceItem
 from pipelines.state.runs import DeadLetter
+from pipelines.state.tombstones import Tombstones
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 _ROWS_PER_WRITE = 8192
 _SAY_EVERY = 1000
+_PURGED = "purged"
+_NONE = Tombstones()
 
 
 @dataclass(frozen=True)
@@ -38,19 +41,24 @@ class _Found:
     letters: list[DeadLetter] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
     incomplete: set[str] = field(default_factory=set)
+    tombstones: Tombstones = _NONE
 
 
 def list_sources(
-    sources: Mapping[str, Source], folder: Path, say: Callable[[int], None], stop: Callable[[], bool]
+    sources: Mapping[str, Source],
+    folder: Path,
+    say: Callable[[int], None],
+    stop: Callable[[], bool],
+    tombstones: Tombstones = _NONE,
 ) -> Listing:
     """List every source into `folder/listing.parquet`, in listing order. `say` is told how many documents so far.
 
-    Raises SourceError.
+    Documents under a tombstone are passed over and counted as skipped. Raises SourceError.
     """
     import pyarrow.parquet as pq
 
     file = folder / "listing.parquet"
-    found = _Found()
+    found = _Found(tombstones=tombstones)
     with pq.ParquetWriter(file, _schema()) as writer:
         for source in sources.values():
             _list_one(source, found, writer, say, stop)
@@ -93,6 +101,9 @@ def _row(source: Source, item: SourceItem, found: _Found) -> dict[str, Any] | No
         found.letters.append(_nameless_letter(source, item))
         found.failed += 1
         found.incomplete.add(source.name)
+        return None
+    if found.tombstones.blocks(key):
+        found.skipped[_PURGED] += 1
         return None
     return {
         "tenant": key[0],

@@ -6,12 +6,14 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 
 from connectors.protocol import Failure, Sink, WriteResult
 from m3core.errors import StoreError
 from m3core.types import ChunkVectors, Row
 from pipelines.ingest.embed import Reference, Refused
+from pipelines.ingest.stores import Stores
 from pipelines.state.lake import Lake
 
 # One write: bounded rows and bounded bytes of vectors, whatever the store.
@@ -24,7 +26,7 @@ _BACKOFF_LIMIT = 20.0
 
 @dataclass(frozen=True)
 class Loaded:
-    """Ids that every store acknowledged, and the rows that one refused."""
+    """Ids that every store at work acknowledged, and the rows that one refused."""
 
     acknowledged: tuple[str, ...]
     refused: tuple[Refused, ...]
@@ -34,28 +36,30 @@ class Loaded:
 class LoadStep:
     """What loading needs. `before_write` runs before every request: it checks lease and free space.
 
-    `written(rows)` is told the rows that all stores acknowledged.
+    `written(rows)` is told the rows that all stores at work acknowledged.
     """
 
-    sinks: dict[str, Sink]
+    stores: Stores
     lake: Lake
-    revision: int
     before_write: Callable[[], None]
     written: Callable[[int], None] = field(default=lambda rows: None)
     sleep: Callable[[float], None] = time.sleep
 
 
 def load(reference: Reference, step: LoadStep) -> Loaded:
-    """Write the rows of one reference into every store, in bounded batches; returns after the acknowledgements.
+    """Write the rows of one reference into its stores, in bounded batches; returns after the acknowledgements.
 
-    Raises StoreError if a store still does not take rows after the retries.
+    A server that still does not take rows after the retries is given up. Raises StoreError if an embedded store fails,
+    or if no store is left.
     """
     acknowledged: list[str] = []
     refused: list[Refused] = []
+    if not _names(reference, step):
+        return Loaded(tuple(row.chunk.id for row in reference.rows), ())
     for rows in _batches(reference, step):
         failed: set[str] = set()
-        for name, sink in step.sinks.items():
-            for failure in write_batch(name, sink, rows, step):
+        for name in _names(reference, step):
+            for failure in step.stores.attempt(name, partial(write_batch, name, rows=rows, step=step)) or ():
                 failed.add(failure.id)
                 refused.append(Refused(failure.id, "load", f"store {name}: {failure.reason}"))
         taken = [row.chunk.id for row in rows if row.chunk.id not in failed]
@@ -83,8 +87,14 @@ def write_batch(name: str, sink: Sink, rows: Sequence[Row], step: LoadStep) -> l
         step.sleep(random.uniform(0, min(_BACKOFF_LIMIT, _BACKOFF_SECONDS * 2**attempt)))  # noqa: S311 - jitter
     raise StoreError(
         f"store {name}: {len(left)} rows were not taken in {_ATTEMPTS} attempts",
-        "see why the store is busy, then run m3 ingest again: vectors wait in the lake",
+        "see why the store is busy, then m3 load --pending: vectors wait in the lake",
     )
+
+
+def _names(reference: Reference, step: LoadStep) -> list[str]:
+    """Stores at work that the rows are for."""
+    wanted = reference.stores
+    return [name for name in step.stores.at_work if wanted is None or name in wanted]
 
 
 def _check_count(name: str, sent: int, result: WriteResult) -> None:
@@ -106,7 +116,7 @@ def _batches(reference: Reference, step: LoadStep) -> Iterator[list[Row]]:
             if batch and size + row_bytes > _BATCH_BYTES:
                 yield batch
                 batch, size = [], 0
-            batch.append(Row(row.chunk, vectors, step.revision))
+            batch.append(Row(row.chunk, vectors, row.run))
             size += row_bytes
         yield batch
 

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from connectors.protocol import StoreOptions
 from connectors.registry import is_embedded, open_sink
 from connectors.snapshots.chain import SnapshotChain
 from connectors.snapshots.disk import allocated_bytes
@@ -33,13 +34,14 @@ from pipelines.ingest.session import IngestOptions, Request
 from pipelines.ingest.sizing import Amount, Pace, edge_bytes, lake_bytes, pace_of
 from pipelines.ingest.sources import SourceItem, open_source
 from pipelines.ingest.stop import StopFlag
-from pipelines.ingest.stores import store_options
+from pipelines.ingest.stores import Standing, store_options
 from pipelines.ingest.waves import WaveLimits, item_groups, record_groups, wanted_items
 from pipelines.ingest.working import chunker_of
 from pipelines.state.chunks import ChunkFiles
 from pipelines.state.collection import Generation, StoreBinding, read_collection
 from pipelines.state.lake import Lake
 from pipelines.state.manifest import Manifest
+from pipelines.state.tombstones import read_tombstones
 
 # Fewer rows say little about what one costs: most of the folder is fixed.
 _ROWS_THAT_TELL = 1000
@@ -96,14 +98,15 @@ class _Planning:
         """Listing, join, reading, and the sums."""
         notes: list[str] = []
         started = time.monotonic()
-        listing = list_sources(self.request.sources, self.folder, lambda count: None, lambda: False)
-        lost = self._lost(notes)
-        work = diff.join(listing, self.manifest, self.folder, lost=lost)
+        tombstones = read_tombstones(self.request.paths)
+        listing = list_sources(self.request.sources, self.folder, lambda count: None, lambda: False, tombstones)
+        standing = self._standing(notes)
+        work = diff.join(listing, self.manifest, self.folder, standing)
         try:
             diff.check_deletes(work, self.request.delete_limit)
         except RefusedError as error:
             notes.append(f"the run would be refused: {error}")
-        step, counting = self._steps(lost)
+        step, counting = self._steps(standing)
         with counting:
             for group in record_groups(diff.pending_records(work, self.manifest), self._limits):
                 counting.add(chunks_of(group, step))
@@ -143,7 +146,7 @@ class _Planning:
     def _bindings(self) -> tuple[StoreBinding, ...]:
         return bindings(self.request.config) if self.generation is None else self.generation.stores
 
-    def _steps(self, lost: bool) -> tuple[ReadStep, Counting]:
+    def _steps(self, standing: Standing) -> tuple[ReadStep, Counting]:
         """What a run reads with, without a place to write to; and the sums."""
         spec = self.request.build.spec
         chunker, overhead = chunker_of(self.request)
@@ -156,8 +159,7 @@ class _Planning:
             chunker=chunker,
             manifest=self.manifest,
             chunk_files=ChunkFiles(self.request.paths, number),
-            initial_status={},
-            lost=lost,
+            standing=standing,
         )
         specials = overhead - (spec.max_length // spec.cls_stride if spec.cls_stride else 0)
         limits = UnitLimits(spec.dense_dim, spec.multi_dim, overhead)
@@ -229,26 +231,29 @@ class _Planning:
             )
         return StoreBytes(None, "not known before a run")
 
-    def _lost(self, notes: list[str]) -> bool:
-        """Whether a store that earlier runs filled is empty now, as a run finds out, but without making anything."""
+    def _standing(self, notes: list[str]) -> Standing:
+        """Which stores are empty although earlier runs filled them, as a run finds out, but without making anything.
+
+        A server that does not answer is taken to be in order by then.
+        """
+        standing = Standing(tuple(sorted(binding.name for binding in self._bindings)))
         if self.generation is None or not self.manifest.counts().documents:
-            return False
+            return standing
         options = store_options(self.generation, self.request)
-        for binding in self.generation.stores:
-            one = options[binding.name]
-            if is_embedded(binding.kind):
-                if SnapshotChain(one.folder).current() is None:
-                    return True
-                continue
-            sink = open_sink(binding.kind, one)
-            try:
-                if sink.count() == 0:
-                    return True
-            except StoreError as error:
-                notes.append(f"taken to be in order: {error}")
-            finally:
-                sink.close()
-        return False
+        lost = {binding.name for binding in self._bindings if self._is_empty(binding, options[binding.name], notes)}
+        return replace(standing, lost=frozenset(lost))
+
+    def _is_empty(self, binding: StoreBinding, options: StoreOptions, notes: list[str]) -> bool:
+        if is_embedded(binding.kind):
+            return SnapshotChain(options.folder).current() is None
+        sink = open_sink(binding.kind, options)
+        try:
+            return sink.count() == 0
+        except StoreError as error:
+            notes.append(f"taken to be in order: {error}")
+            return False
+        finally:
+            sink.close()
 
 
 def _documents(listing: Listing, work: diff.Work, read: _Read) -> dict[str, int]:

@@ -19,9 +19,9 @@ class Header:
 
 @dataclass(frozen=True)
 class Planned:
-    """What the listing says before any document is read."""
+    """What the listing says before any document is read; `listed` is None where no source is listed."""
 
-    listed: int
+    listed: int | None
     unchanged: int
     to_read: int
     pending: int
@@ -38,12 +38,14 @@ def planned_line(planned: Planned) -> str:
     """What the listing found, classes that are empty left out."""
     parts = [("unchanged", planned.unchanged), ("to read", planned.to_read), ("pending", planned.pending)]
     classes = " · ".join(f"{name} {count:,}" for name, count in [*parts, ("gone", planned.gone)] if count)
+    if planned.listed is None:
+        return f"waiting  {classes or 'nothing'}"
     return f"listing  {planned.listed:,} documents   {classes}".rstrip()
 
 
 def work_line(meter: Meter) -> str:
     """One line of progress."""
-    return "encode   " + bar_text(meter)
+    return ("encode   " if meter.tokens or meter.reused_tokens else "load     ") + bar_text(meter)
 
 
 def bar_text(meter: Meter) -> str:
@@ -52,7 +54,8 @@ def bar_text(meter: Meter) -> str:
     remaining = f"   {duration(left)} left" if left is not None and left >= 1 else ""
     reused = f" ({meter.reused_tokens:,} reused)" if meter.reused_tokens else ""
     pace = f"   {meter.tokens_per_second():,.0f} tokens/s" if meter.tokens else ""
-    return f"{meter.documents:,}/{meter.total_documents:,} documents   {meter.tokens:,} tokens{reused}{pace}{remaining}"
+    work = f"{meter.tokens:,} tokens{reused}" if meter.tokens or meter.reused_tokens else f"{meter.rows:,} rows"
+    return f"{meter.documents:,}/{meter.total_documents:,} documents   {work}{pace}{remaining}"
 
 
 def duration(seconds: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
@@ -12,13 +12,15 @@ from m3core.types import Chunk, Document
 from pipelines.ingest.chunking import Chunker
 from pipelines.ingest.ids import acl_hash, content_hash, metadata_hash, text_hash
 from pipelines.ingest.listing import document_letter
+from pipelines.ingest.restoring import Restored, restore
 from pipelines.ingest.sources import Source, SourceItem
+from pipelines.ingest.stores import Standing
 from pipelines.state.chunks import ChunkFiles, ChunkRow
 from pipelines.state.lake import lake_key
 from pipelines.state.manifest import DocumentKey, DocumentRecord, Manifest
 from pipelines.state.runs import DeadLetter
 
-# `pending`: as it was, but a store lacks its rows. `kept`: the old version of a document whose new one failed.
+# `pending`: as it was, but a store waits for it. `kept`: the old version of a document whose new one failed.
 Change = Literal["new", "changed", "unchanged", "pending", "kept"]
 
 
@@ -49,11 +51,28 @@ class Prepared:
 
 @dataclass
 class Chunked:
-    """What became of one group."""
+    """What became of one group. `targets`: chunk id -> stores that it is for, where these are not all."""
 
     documents: list[Prepared] = field(default_factory=list)
     rows: list[ChunkRow] = field(default_factory=list)
     letters: list[DeadLetter] = field(default_factory=list)
+    targets: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Chunk rows for some stores, or (None) for all."""
+
+    rows: tuple[ChunkRow, ...]
+    stores: tuple[str, ...] | None
+
+
+def parts_of(rows: Iterable[ChunkRow], targets: Mapping[str, tuple[str, ...]]) -> Iterator[Rows]:
+    """Rows by the stores that they are for; those without targets are for all."""
+    parts: dict[tuple[str, ...] | None, list[ChunkRow]] = {}
+    for row in rows:
+        parts.setdefault(targets.get(row.chunk.id), []).append(row)
+    yield from (Rows(tuple(group), stores) for stores, group in parts.items())
 
 
 @dataclass(frozen=True)
@@ -72,16 +91,15 @@ class _Found:
         """Content, metadata, acl."""
         return content_hash(self.document), metadata_hash(self.document.metadata), acl_hash(self.document.acl)
 
-    def same_as(self, old: DocumentRecord) -> bool:
+    def same_as(self, old: DocumentRecord | None) -> bool:
+        if old is None or old.removed:
+            return False
         return self.hashes == (old.content_hash, old.metadata_hash, old.acl_hash)
 
 
 @dataclass(frozen=True)
 class ReadStep:
-    """What reading needs. `initial_status`: store name -> status of a document whose rows were acknowledged.
-
-    `lost` says that a store has lost its rows: then a record's status proves nothing.
-    """
+    """What reading needs."""
 
     collection: str
     fingerprint: str
@@ -90,29 +108,31 @@ class ReadStep:
     chunker: Chunker
     manifest: Manifest
     chunk_files: ChunkFiles
-    initial_status: Mapping[str, str]
-    lost: bool = False
-
-    def finished(self, record: DocumentRecord) -> bool:
-        """Whether every store has the rows of this record, and no others of its document."""
-        return not (self.lost or record.obsolete_chunk_ids or "pending" in record.status.values())
+    standing: Standing
 
 
 def prepare(group: Group, wave: int, step: ReadStep) -> Chunked:
-    """Documents and chunk rows of a group; the rows are in a chunk file of the wave before they are returned.
+    """Documents and chunk rows of a group; new rows are in a chunk file of the wave before they are returned.
 
     The file is named by its rows, so that a repeated group replaces it by the same.
     """
     chunked = chunks_of(group, step)
-    if chunked.rows:
-        names = "".join(row.chunk.id for row in chunked.rows)
-        step.chunk_files.write(step.run, wave, text_hash(names)[:32], chunked.rows)
+    new = [row for row in chunked.rows if row.run == step.run]
+    if new:
+        names = "".join(row.chunk.id for row in new)
+        step.chunk_files.write(step.run, wave, text_hash(names)[:32], new)
     return chunked
 
 
 def chunks_of(group: Group, step: ReadStep) -> Chunked:
     """Documents and chunk rows of a group; nothing is written."""
-    return _read(group, step) if isinstance(group, ItemGroup) else _restore(group.records, step)
+    if isinstance(group, ItemGroup):
+        return _read(group, step)
+    chunked = Chunked()
+    restored = restore(group.records, step.chunk_files, step.standing)
+    _bring(restored, "pending", chunked)
+    chunked.letters += [lost_letter(record) for record in restored.lost]
+    return chunked
 
 
 def _read(group: ItemGroup, step: ReadStep) -> Chunked:
@@ -127,9 +147,10 @@ def _read(group: ItemGroup, step: ReadStep) -> Chunked:
             key = source.identify(item)
             chunked.letters.append(document_letter("read", item, key or ("", ""), error))
             failed += [key] if key else []
-    known = step.manifest.find({found.key for found in read}) if read else {}
-    changed = [found for found in read if not _note_unchanged(found, known.get(found.key), chunked, step)]
-    for found, chunks in _chunk(changed, step):
+    known = step.manifest.find({found.key for found in read}, removed=True) if read else {}
+    same = {found.key: found for found in read if found.same_as(known.get(found.key))}
+    again = _note_same(same.values(), known, chunked, step)
+    for found, chunks in _chunk([found for found in read if found.key not in same or found.key in again], step):
         if isinstance(chunks, DocumentError):
             chunked.letters.append(document_letter("chunk", found.item, found.key, chunks))
             failed.append(found.key)
@@ -150,13 +171,29 @@ def _chunk(found: list[_Found], step: ReadStep) -> list[tuple[_Found, list[Chunk
     return list(zip(found, chunks, strict=True))
 
 
-def _note_unchanged(found: _Found, old: DocumentRecord | None, chunked: Chunked, step: ReadStep) -> bool:
-    """Whether only the stamp differs, or less; then the record gets the new stamp and keeps its revision."""
-    if old is None or not found.same_as(old) or not step.finished(old):
-        return False
-    record = replace(old, stamp=found.item.stamp, source=found.item.source)
-    chunked.documents.append(Prepared(record, "unchanged"))
-    return True
+def _note_same(
+    same: Iterable[_Found], known: Mapping[DocumentKey, DocumentRecord], chunked: Chunked, step: ReadStep
+) -> set[DocumentKey]:
+    """Documents of which only the stamp differs, or less: their records get the new one and keep their revision.
+
+    What a store waits for comes from the chunk files; returns the documents whose chunks are not there any more.
+    """
+    waiting: list[DocumentRecord] = []
+    for found in same:
+        record = replace(known[found.key], stamp=found.item.stamp, source=found.item.source)
+        if step.standing.can_serve(record):
+            waiting.append(record)
+        else:
+            chunked.documents.append(Prepared(record, "unchanged"))
+    restored = restore(waiting, step.chunk_files, step.standing)
+    _bring(restored, "pending", chunked)
+    return {record.key for record in restored.lost}
+
+
+def _bring(restored: Restored, change: Change, chunked: Chunked) -> None:
+    chunked.documents += [Prepared(record, change) for record in restored.records]
+    chunked.rows += restored.rows
+    chunked.targets |= restored.targets
 
 
 def _add(found: _Found, chunks: list[Chunk], old: DocumentRecord | None, chunked: Chunked, step: ReadStep) -> None:
@@ -172,10 +209,10 @@ def _add(found: _Found, chunks: list[Chunk], old: DocumentRecord | None, chunked
         stamp=found.item.stamp,
         chunk_ids=ids,
         revision=step.run,
-        status=dict(step.initial_status),
+        status=dict.fromkeys(step.standing.names, "pending"),
         obsolete_chunk_ids=obsolete(old, ids),
     )
-    change: Change = "new" if old is None else "pending" if found.same_as(old) else "changed"
+    change: Change = "new" if old is None or old.removed else "pending" if found.same_as(old) else "changed"
     chunked.documents.append(Prepared(record, change))
     for chunk in chunks:
         key = lake_key(chunk.tenant, step.fingerprint, chunk.encoded_text)
@@ -185,39 +222,23 @@ def _add(found: _Found, chunks: list[Chunk], old: DocumentRecord | None, chunked
 def obsolete(old: DocumentRecord | None, ids: Collection[str]) -> tuple[str, ...]:
     """Chunk ids that stores may still hold for this document and that it no longer has.
 
-    Those of the last version and those that a killed run had not deleted yet: a snapshot that was never published
-    took its deletes with it.
+    Those of the last version and those that were not deleted yet: a snapshot that was never published took its deletes
+    with it, and a store that was down has still to be told.
     """
     if old is None:
         return ()
     return tuple(sorted({*old.chunk_ids, *old.obsolete_chunk_ids}.difference(ids)))
 
 
-def _restore(records: Iterable[DocumentRecord], step: ReadStep) -> Chunked:
-    """Rows of documents that are as they were, from the chunk files; this run becomes their revision."""
-    chunked = Chunked()
-    records = tuple(records)
-    revisions = {chunk_id: record.revision for record in records for chunk_id in record.chunk_ids}
-    rows = {row.chunk.id: row for row in step.chunk_files.read(revisions, revisions)}
-    for record in records:
-        if not all(chunk_id in rows for chunk_id in record.chunk_ids):
-            chunked.letters.append(_lost_letter(record))
-            continue
-        renewed = replace(record, revision=step.run, status=dict(step.initial_status))
-        chunked.documents.append(Prepared(renewed, "pending"))
-        chunked.rows += [replace(rows[chunk_id], run=step.run) for chunk_id in record.chunk_ids]
-    return chunked
-
-
-def _lost_letter(record: DocumentRecord) -> DeadLetter:
+def lost_letter(record: DocumentRecord) -> DeadLetter:
+    """The dead letter of a document whose rows cannot be restored."""
     message = "its chunks are not in the state folder. Remedy: change or touch the document, then run m3 ingest again"
     return DeadLetter("restore", record.tenant, record.doc_id, record.source, "state", message)
 
 
 def _keep_old_versions(keys: Collection[DocumentKey], chunked: Chunked, step: ReadStep) -> None:
-    """A document whose new version failed keeps its old one: if that still waits for a store, it goes on its way."""
-    waiting = [record for record in step.manifest.find(keys).values() if not step.finished(record)] if keys else []
-    if waiting:
-        old = _restore(waiting, step)
-        chunked.rows += old.rows
-        chunked.documents += [replace(prepared, change="kept") for prepared in old.documents]
+    """A document whose new version failed keeps its old one: if a store waits for that, it goes on its way."""
+    old = step.manifest.find(keys).values() if keys else ()
+    restored = restore(old, step.chunk_files, step.standing)
+    _bring(restored, "kept", chunked)
+    chunked.letters += [lost_letter(record) for record in restored.lost]

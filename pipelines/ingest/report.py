@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from m3core.errors import ExitCode
+from m3core.errors import ExitCode, M3Error
 
 SCHEMA_VERSION = 1
 _DEAD_LETTERS_SHOWN = 20
@@ -17,7 +17,8 @@ class DocumentCounts:
     """Every listed document is in exactly one of new, changed, unchanged, failed, pending; `gone` are not listed.
 
     `changed` includes changes of metadata and acl only. `pending` documents wait for another run: a run that was
-    stopped left them out, or a store has not got their rows yet.
+    stopped left them out, or nothing was done because they are as they were and a store that is down waits for them.
+    New and changed ones that a store has not got yet are counted in the report's `stores` only.
     """
 
     listed: int = 0
@@ -65,8 +66,24 @@ class FailedDocument:
 
 
 @dataclass(frozen=True)
+class StoreOutcome:
+    """What a run left undone in one store: documents that wait for it, and why it was given up, if it was."""
+
+    pending: int = 0
+    error: M3Error | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """In the form that `m3 status --json` has."""
+        error = self.error
+        return {
+            "pending": self.pending,
+            "error": None if error is None else {"code": error.code, "message": error.message, "remedy": error.remedy},
+        }
+
+
+@dataclass(frozen=True)
 class IngestReport:
-    """The outcome of one run of `m3 ingest`."""
+    """The outcome of one run of `m3 ingest`, or of another command that writes rows."""
 
     collection: str
     generation: int
@@ -85,6 +102,8 @@ class IngestReport:
     new_dead_letters: int = 0
     skipped: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    stores: Mapping[str, StoreOutcome] = field(default_factory=dict)
+    command: str = "ingest"
 
     @property
     def tokens_per_second(self) -> float:
@@ -95,6 +114,7 @@ class IngestReport:
         """The document that `m3 ingest --json` prints."""
         return {
             "schema_version": SCHEMA_VERSION,
+            "command": self.command,
             "collection": self.collection,
             "generation": self.generation,
             "run": self.run,
@@ -108,6 +128,7 @@ class IngestReport:
             "dead_letters": [letter.as_json() for letter in self.dead_letters[:_DEAD_LETTERS_SHOWN]],
             "new_dead_letters": self.new_dead_letters,
             "skipped": dict(self.skipped),
+            "stores": {name: store.as_json() for name, store in self.stores.items()},
             "notes": list(self.notes),
             "exit_code": int(self.exit_code),
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from connectors.snapshots.disk import require_free
 from m3core.config.model import Config
@@ -25,35 +26,45 @@ WORK = "work"
 class IngestOptions:
     """What a caller may ask of one run.
 
-    `max_delete_fraction` overrides the configuration's; `lock_wait`: seconds to wait for another writer;
+    `max_delete_fraction` overrides the configuration's; `lock_wait`: seconds to wait for another writer; `load`: False
+    fills the lake only (`m3 embed`); `build`: a generation beside the live one (`m3 generations build`);
     `bundle_repeat` (tests): how often Beam runs each bundle again.
     """
 
     max_delete_fraction: float | None = None
     lock_wait: float = 0.0
+    load: bool = True
+    build: bool = False
     bundle_repeat: int = 0
 
 
-@dataclass(frozen=True)
-class Request:
-    """What is asked of a run: configuration, places, and what the caller sees of it.
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """What every command that writes a collection needs: configuration, places, and what the caller sees of it.
 
-    `base` is the configuration's folder.
+    `base` is the configuration's folder; `command` is what the run's report names.
     """
 
     config: Config
-    options: IngestOptions
     storage: Path
-    build: Build
-    sources: Mapping[str, Source]
     progress: Progress
     stop: StopFlag
     base: Path = Path()
+    command: str = "ingest"
 
     @property
     def paths(self) -> StatePaths:
         """The collection's state folder."""
         return StatePaths.of(self.storage, self.config.collection.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(Session):
+    """What is asked of a run that reads the sources."""
+
+    options: IngestOptions
+    build: Build
+    sources: Mapping[str, Source]
 
     @property
     def delete_limit(self) -> float:
@@ -62,11 +73,14 @@ class Request:
         return self.config.ingest.max_delete_fraction if asked is None else asked
 
 
+Asked = TypeVar("Asked", bound=Session)
+
+
 @dataclass(frozen=True)
-class Run:
+class Run(Generic[Asked]):
     """A run that has its lease and its number."""
 
-    request: Request
+    request: Asked
     state: CollectionState
     generation: Generation
     lease: Lease

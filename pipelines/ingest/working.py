@@ -21,7 +21,7 @@ from pipelines.state.chunks import ChunkFiles
 from pipelines.state.lake import Lake
 
 
-def share(run: Run, stores: Stores, lost: bool, tally: Tally) -> Shared:
+def share(run: Run[Request], stores: Stores, tally: Tally) -> Shared:
     """What the steps of this run share; nothing heavy is loaded yet."""
     request = run.request
     spec = request.build.spec
@@ -38,13 +38,12 @@ def share(run: Run, stores: Stores, lost: bool, tally: Tally) -> Shared:
             chunker=chunker,
             manifest=run.manifest,
             chunk_files=ChunkFiles(request.paths, run.generation.number),
-            initial_status=stores.initial_status(),
-            lost=lost,
+            standing=stores.standing,
         ),
         limits=UnitLimits(spec.dense_dim, spec.multi_dim, overhead),
         encode=EncodeStep(encoder, lake, request.config.ingest.batch_tokens, _saying(request)),
-        load=LoadStep(stores.sinks, lake, run.number, run.before_write, request.progress.loaded),
-        commit=CommitStep(run.number, run.manifest, run.folder, run.lease, stores.sinks),
+        load=LoadStep(stores, lake, run.before_write, request.progress.loaded),
+        commit=CommitStep(run.number, run.manifest, run.folder, run.lease, stores),
         progress=request.progress,
         stop=request.stop,
         totals=tally.totals,
@@ -78,7 +77,7 @@ def chunking(request: Request, overhead: int) -> ChunkingConfig:
     return ChunkingConfig(max_tokens=most, overlap_tokens=section.overlap_tokens)
 
 
-def run_waves(run: Run, work: diff.Work, shared: Shared, tally: Tally) -> int:
+def run_waves(run: Run[Request], work: diff.Work, shared: Shared, tally: Tally) -> int:
     """Run wave after wave until all is done or the run is to stop; returns how many there were.
 
     Raises what a step raised, after the wave's commit, and DiskFullError before a wave that has no room.

@@ -6,10 +6,7 @@ two readings looks missing: the answer names the run, so that whoever asks can a
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +20,7 @@ from pipelines.operate.history import current_writer
 from pipelines.operate.lake_check import LakeCheck, check_lake, rows_without
 from pipelines.operate.sampling import Sample, compare_vectors, draw
 from pipelines.operate.stores import Store, stores_of
-from pipelines.state.files import TEMPORARY, reporting_write_errors
+from pipelines.state.files import temporary_folder
 
 SCHEMA_VERSION = 1
 DEFAULT_SAMPLE = 200
@@ -129,15 +126,9 @@ def not_compared(store: StoreAudit) -> list[str]:
     return [*hidden, "vectors beyond the sample"]
 
 
-@contextmanager
-def work_folder(place: Place) -> Iterator[Path]:
+def work_folder(place: Place) -> AbstractContextManager[Path]:
     """A folder for sorting, beside the runs, gone at the end; ids and stamps only."""
-    with reporting_write_errors(place.paths.runs / TEMPORARY):
-        folder = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}audit-", dir=place.paths.runs))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    return temporary_folder(place.paths.runs, "audit")
 
 
 def audit(place: Place, folder: Path, *, sample: int = DEFAULT_SAMPLE, own_run: bool = False) -> Audit:

@@ -78,9 +78,8 @@ class Collection:
 def find(place: Place) -> Collection | None:
     """The collection as it is now; None if no run has begun yet."""
     state = read_collection(place.paths)
-    if state is None or not state.generations:
-        return None
-    return Collection(place, state, state.live_generation or state.generations[-1])
+    generation = None if state is None else state.current_generation
+    return None if state is None or generation is None else Collection(place, state, generation)
 
 
 def steady(read: Callable[[], T]) -> T:

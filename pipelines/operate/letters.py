@@ -131,7 +131,7 @@ def replay(place: Place, ids: Sequence[str] | None, *, dry_run: bool = False) ->
         collection = Collection.open(place)
         if not any(True for _ in _stamped(collection, documents)):
             return Replayed(len(chosen), 0)
-        run = begin_run(place.paths, lease).run
+        run = begin_run(place.paths, lease, mending=True).run
         folder = RunFolder.create(place.paths, run, place.config.model_dump(mode="json"))
         restored = 0
         for wave, batch in enumerate(in_batches(_stamped(collection, documents), _BATCH), start=1):

@@ -102,7 +102,7 @@ def carry_out(collection: Collection, plan: Plan, lease: Lease) -> Repaired:
     if not plan.counts:
         return done
     place, paths = collection.place, collection.paths
-    done.run = begin_run(paths, lease).run
+    done.run = begin_run(paths, lease, mending=True).run
     folder = RunFolder.create(paths, done.run, place.config.model_dump(mode="json"))
     shutil.copyfile(plan.path, folder.path / PLAN_FILE)
     (folder.path / PLAN_FILE).chmod(0o600)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from connectors.registry import is_embedded
+from m3core.disk import SCARCE
 from m3core.errors import ExitCode, M3Error
 from m3core.terminal import counted
 from pipelines.operate.collection import Collection, Place, find, steady
@@ -16,10 +17,10 @@ from pipelines.operate.stores import Store, stores_of
 from pipelines.state.collection import Generation
 from pipelines.state.manifest import ManifestCounts
 from pipelines.state.runs import read_dead_letters
+from pipelines.state.tombstones import read_applied, read_tombstones
 
 SCHEMA_VERSION = 1
 _RUNS = 5
-_SCARCE = 0.1
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class Fault:
 
 @dataclass(frozen=True)
 class Status:
-    """What `m3 status` says. `generation` is None while no run has begun."""
+    """What `m3 status` says. `generation` is None while no run has begun. `purge_waits`: one was interrupted, or the
+    state was restored from before it."""
 
     collection: str
     generation: Generation | None
@@ -67,6 +69,7 @@ class Status:
     dead_letters: int
     sizes: Sizes
     writer: Writer | None
+    purge_waits: bool = False
 
     @property
     def pending(self) -> int:
@@ -80,6 +83,8 @@ class Status:
 
     def faults(self) -> Iterator[Fault]:
         """What wants attention, worst first."""
+        if self.purge_waits and self.writer is None:
+            yield Fault("a purge is not carried out: what it erases can still be found", "m3 purge --again")
         for store in self.stores:
             if store.error is not None:
                 yield Fault(f"store {store.name} cannot be read: {store.error.message}", store.error.remedy)
@@ -90,11 +95,12 @@ class Status:
             yield Fault(f"run {self.runs[0].run} ended with {self.runs[0].outcome}{why}", "m3 ingest")
         if self.pending and self.writer is None:
             waiting = ", ".join(store.name for store in self.stores if store.pending)
-            yield Fault(f"{counted(self.pending, 'document')} {_waits(self.pending)} for {waiting}", "m3 ingest")
+            what = f"{counted(self.pending, 'document')} {_waits(self.pending)} for {waiting}"
+            yield Fault(what, "m3 load --pending")
         if self.dead_letters:
             yield Fault(f"{counted(self.dead_letters, 'document')} could not be ingested", "m3 dead-letters list")
-        if self.sizes.free < _SCARCE * self.sizes.total:
-            yield Fault(f"{self.sizes.free / self.sizes.total:.0%} of the disk is free", "free some space")
+        if self.sizes.free < SCARCE * self.sizes.total:
+            yield Fault(f"{self.sizes.free / self.sizes.total:.0%} of the disk is free", "m3 gc, or a larger disk")
 
     def as_json(self) -> dict[str, Any]:
         """The document that `m3 status --json` prints; sizes in bytes, times UTC."""
@@ -130,11 +136,12 @@ def status(place: Place) -> Status:
         collection=place.name,
         generation=None if collection is None else collection.generation,
         counts=counts,
-        stores=tuple(_store(store, counts.pending.get(store.name, 0)) for store in stores),
+        stores=tuple(store_status(store, counts.pending.get(store.name, 0)) for store in stores),
         runs=tuple(last_runs(place.paths, _RUNS, writer)),
         dead_letters=sum(1 for _ in read_dead_letters(place.paths)),
         sizes=measure(place, _embedded(collection)),
         writer=writer,
+        purge_waits=bool(read_tombstones(place.paths).unapplied(read_applied(place.paths))),
     )
 
 
@@ -143,7 +150,8 @@ def _embedded(collection: Collection | None) -> list[str]:
     return [binding.name for binding in stores if is_embedded(binding.kind)]
 
 
-def _store(store: Store, pending: int) -> StoreStatus:
+def store_status(store: Store, pending: int) -> StoreStatus:
+    """One store, asked; that it does not answer is a part of the answer."""
     binding = store.binding
     rows, error = None, None
     try:

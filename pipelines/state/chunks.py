@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from m3core.errors import StateError
 from m3core.types import Chunk, Metadata
-from pipelines.state.files import canonical_json, make_folder
+from pipelines.state.files import canonical_json, make_folder, remove_files
 from pipelines.state.paths import StatePaths
 from pipelines.state.tables import TableKind, open_table, reading, write_table
 
@@ -65,7 +65,7 @@ class ChunkFiles:
             raise StateError(f"{part!r} is no name for a part of a wave (a-z, 0-9 and -, at most 64)")
         folder = self._run(run)
         make_folder(folder)
-        write_table(folder / f"{wave:05d}-{part}.parquet", _KIND, _schema(), [_table(rows)])
+        write_table(folder / f"{wave:05d}-{part}.parquet", _KIND, chunk_schema(), [_table(rows)])
 
     def read(self, chunk_ids: Collection[str], revisions: Mapping[str, int] | None = None) -> Iterator[ChunkRow]:
         """Rows of the ids that exist, in no order. With `revisions` (chunk id -> revision of its document in the
@@ -104,7 +104,7 @@ class ChunkFiles:
         for path in sorted(self._run(run).glob("[0-9]*.parquet"), reverse=True):
             if not wanted:
                 return
-            file = open_table(path, _KIND, _schema())
+            file = open_table(path, _KIND, chunk_schema())
             with reading(path):
                 rows = [row for group in _groups_with(file, near) for row in _rows(file, group, wanted, run)]
             wanted.difference_update(row.chunk.id for row in rows)
@@ -113,9 +113,23 @@ class ChunkFiles:
 
 def read_keys(path: Path) -> pa.Table:
     """Columns id, lake_key and acl of one file, every page verified first. DamagedError, FileNotFoundError."""
-    file = open_table(path, _KIND, _schema())
+    return read_columns(path).select(["id", "lake_key", "acl"])
+
+
+def read_columns(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Some columns of one file, or all; only their pages are read. DamagedError, FileNotFoundError."""
+    file = open_table(path, _KIND, chunk_schema())
     with reading(path):
-        return file.read().select(["id", "lake_key", "acl"])
+        return file.read(None if columns is None else list(columns))
+
+
+def keep_rows(path: Path, kept: pa.Array) -> None:
+    """Write one file anew with the rows where `kept` is true; without any it is removed. Under the lease."""
+    rows = read_columns(path).filter(kept)
+    if rows.num_rows:
+        write_table(path, _KIND, chunk_schema(), [rows])
+    else:
+        remove_files([path])
 
 
 def _groups_with(file: pq.ParquetFile, wanted: Sequence[str]) -> Iterator[int]:
@@ -176,10 +190,11 @@ def _table(rows: Sequence[ChunkRow]) -> pa.Table:
         }
         for row in sorted(rows, key=lambda row: row.chunk.id)
     ]
-    return pa.Table.from_pylist(values, schema=_schema())
+    return pa.Table.from_pylist(values, schema=chunk_schema())
 
 
-def _schema() -> pa.Schema:
+def chunk_schema() -> pa.Schema:
+    """The columns."""
     import pyarrow as pa
 
     text = pa.string()

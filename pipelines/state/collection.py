@@ -29,6 +29,7 @@ from pipelines.state.cell import CellConflictError, FileCell
 from pipelines.state.files import damaged, decode_json, encode_json, remove_leftovers
 from pipelines.state.lease import Lease
 from pipelines.state.paths import StatePaths
+from pipelines.state.tombstones import require_applied
 
 KIND = "threefold.collection"
 FORMAT = 1
@@ -85,6 +86,26 @@ class CollectionState:
         """The generation that is searched."""
         return None if self.live is None else self.generation(self.live)
 
+    @property
+    def current_generation(self) -> Generation | None:
+        """The live generation; before there is one, the newest that is being built."""
+        if self.live is not None:
+            return self.live_generation
+        return next((each for each in reversed(self.generations) if each.status == "building"), None)
+
+    def beside(self, number: int) -> tuple[Generation, ...]:
+        """The other generations that still have rows."""
+        return tuple(each for each in self.generations if each.number != number and each.status != "dropped")
+
+    def is_behind(self, number: int) -> bool:
+        """Whether a run began whose deletes and acl changes this generation may not have seen whole."""
+        return self.generation(number).applied_run < self.run
+
+    def with_generations(self, *changed: Generation) -> CollectionState:
+        """The same with some generations replaced, or added behind the others."""
+        by_number = {each.number: each for each in (*self.generations, *changed)}
+        return replace(self, generations=tuple(by_number[number] for number in sorted(by_number)))
+
 
 def read_collection(paths: StatePaths) -> CollectionState | None:
     """None if there is no collection yet; StateError if the file is damaged or of a newer format."""
@@ -110,16 +131,23 @@ def swap_collection(paths: StatePaths, expected: CollectionState | None, new: Co
         raise _changed(paths) from None
 
 
-def begin_run(paths: StatePaths, lease: Lease) -> CollectionState:
+def begin_run(paths: StatePaths, lease: Lease, *, erasing: bool = False, mending: bool = False) -> CollectionState:
     """Count the run up, under the lease; the answer's `run` is this run's number. Creates the file on the first run.
 
-    What killed runs left half-written is removed.
+    What killed runs left half-written is removed. RefusedError while a purge waits to be carried out, unless the run is
+    the one that does (`erasing`). A run that does so, or that only mends what is there (`mending`), changes no document
+    in one generation that others must follow: whoever was not behind before it is not behind after.
     """
     lease.check()
+    if not erasing:
+        require_applied(paths)
     remove_leftovers(paths.root)
     before = read_collection(paths)
     base = before or CollectionState(FORMAT, paths.collection, None, 0, ())
     after = replace(base, run=base.run + 1)
+    if erasing or mending:
+        current = [each for each in base.generations if each.applied_run == base.run]
+        after = after.with_generations(*(replace(each, applied_run=after.run) for each in current))
     swap_collection(paths, before, after)
     return after
 

@@ -15,7 +15,7 @@ view is that file and the files of later runs, folded. A run's end writes it ane
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,7 +23,15 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.state.clock import utc_now
 from pipelines.state.paths import StatePaths
-from pipelines.state.tables import TableKind, dataset, duckdb_connection, extra_metadata, open_table, write_table
+from pipelines.state.tables import (
+    TableKind,
+    dataset,
+    duckdb_connection,
+    extra_metadata,
+    open_table,
+    reading,
+    write_table,
+)
 
 if TYPE_CHECKING:
     import duckdb
@@ -121,13 +129,38 @@ def forget_letters(paths: StatePaths, forgotten: Collection[DeadLetter]) -> None
         write_table(_view(paths), _KIND, _schema(), batches, through=str(through))
 
 
+def folded_through(paths: StatePaths) -> int:
+    """The last run whose letters are in the current view's file; 0 if there is none yet."""
+    view = _view(paths)
+    return int(extra_metadata(open_table(view, _KIND, _schema()))["through"]) if view.exists() else 0
+
+
+def erase_letters(paths: StatePaths, erased: Callable[[str, str], bool]) -> int:
+    """Write every file of letters, of old runs too, without those whose document (tenant, doc_id) is erased; how many
+    letters went. Under the lease, while no run is at work."""
+    import pyarrow as pa
+
+    gone = 0
+    for path in sorted((*paths.runs.glob("dead_letters.parquet"), *paths.runs.glob("*/dead_letters-*.parquet"))):
+        file = open_table(path, _KIND, _schema())
+        with reading(path):
+            table = file.read()
+        keys = zip(table.column("tenant").to_pylist(), table.column("doc_id").to_pylist(), strict=True)
+        kept = pa.array([not erased(*key) for key in keys], pa.bool_())
+        rows = table.filter(kept)
+        if rows.num_rows < table.num_rows:
+            gone += table.num_rows - rows.num_rows
+            # An empty file stays: the numbers of a run's files have no holes, and the view says how far it goes.
+            write_table(path, _KIND, _schema(), [rows], **extra_metadata(file))
+    return gone
+
+
 @contextmanager
 def _letters(paths: StatePaths) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection with the table `letters`: the current view's file and those of later runs."""
-    files, through = [], 0
+    files, through = [], folded_through(paths)
     if _view(paths).exists():
         files.append(_view(paths))
-        through = int(extra_metadata(open_table(files[0], _KIND, _schema()))["through"])
     later = [path for path in paths.runs.iterdir() if path.name.isdigit() and int(path.name) > through]
     for folder in later:
         files += sorted(folder.glob("dead_letters-*.parquet"))

@@ -11,16 +11,16 @@ bytes; which files there are is `manifestfiles.py`'s:
     stamp                string   what the source's listing said (size, mtime or etag), to skip reading it
     chunk_ids            list of string    its chunks, in their order
     revision             int64    the run that wrote its rows; chunk rows are found by it (`chunks.py`)
-    status               map of string to string   per store `done` or `pending`
-    obsolete_chunk_ids   list of string    chunks it no longer has, which some store may still hold
-    removed              bool     the document is gone; such a row stays while a store is pending
+    status               map of string to string   per store `done` (it has exactly these rows) or `pending`
+    obsolete_chunk_ids   list of string    chunks it no longer has, which pending stores may still hold
+    removed              bool     the document is gone; such a row stays while a store has still to delete its chunks
     run, wave            int32    the wave that wrote this row
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -61,6 +61,14 @@ class DocumentRecord:
     def key(self) -> DocumentKey:
         """(tenant, doc_id)."""
         return self.tenant, self.doc_id
+
+    def waiting(self, lost: Collection[str] = ()) -> tuple[str, ...]:
+        """Stores that lack some of its rows, or may hold chunks that it no longer has. `lost`: stores that are empty
+        now, whatever the record says."""
+        pending = {name for name, state in self.status.items() if state == "pending"}
+        if self.obsolete_chunk_ids and not pending:
+            return tuple(sorted(self.status))  # a repair wrote its rows; nobody deleted yet
+        return tuple(sorted(pending | self.status.keys() & set(lost)))
 
 
 def shard_of(key: DocumentKey, shards: int) -> int:

@@ -17,6 +17,7 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -124,6 +125,17 @@ def remove_files(paths: Iterator[Path] | list[Path]) -> None:
         folders.add(path.parent)
     for folder in folders:
         sync_folder(folder)
+
+
+@contextmanager
+def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
+    """A folder of its own below `parent`, gone at the end; killed, it is a leftover. DiskFullError, StateError."""
+    with reporting_write_errors(parent / TEMPORARY):
+        folder = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{name}-", dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_leftovers(root: Path, older_than: float = 3600.0) -> int:

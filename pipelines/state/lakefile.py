@@ -70,8 +70,11 @@ def path_of(folder: Path, name: bytes) -> Path:
     return folder / (name.hex() + SUFFIX)
 
 
-def write_lake_file(folder: Path, fingerprint: str, unit: Mapping[bytes, ChunkVectors]) -> FileSeal:
-    """Write the file of a unit, durably. FileExistsError if it is there; ValueError if vectors differ in shape."""
+def write_lake_file(folder: Path, fingerprint: str, unit: Mapping[bytes, ChunkVectors], created: str = "") -> FileSeal:
+    """Write the file of a unit, durably. FileExistsError if it is there; ValueError if vectors differ in shape.
+
+    `created`: the stamp of an older file that these rows are from; now, if there is none.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -80,7 +83,8 @@ def write_lake_file(folder: Path, fingerprint: str, unit: Mapping[bytes, ChunkVe
     dense_dim, multi_dim = _dimensions(vectors)
     table = _table(keys, vectors, dense_dim)
     extra = {
-        "fingerprint": fingerprint, "dense_dim": str(dense_dim), "multi_dim": str(multi_dim), "created": utc_now()
+        "fingerprint": fingerprint, "dense_dim": str(dense_dim), "multi_dim": str(multi_dim),
+        "created": created or utc_now(),
     }  # fmt: skip
     path = path_of(folder, unit_name(np.frombuffer(b"".join(keys), dtype="S32")))
     rows_per_group = max(1, len(keys) * _GROUP_BYTES // max(1, table.nbytes))
@@ -107,6 +111,16 @@ def read_keys(path: Path) -> npt.NDArray[np.bytes_]:
         if unit_name(keys).hex() != path.name.removesuffix(SUFFIX):
             raise damaged(path, "its keys are not those of its name")
         return keys
+
+
+def row_count(path: Path) -> int:
+    """Rows of a file. Errors as `read_rows`."""
+    return int(open_table(path, _KIND).metadata.num_rows)
+
+
+def read_created(path: Path) -> str:
+    """The stamp of the moment when the rows of a file were encoded. Errors as `read_rows`."""
+    return extra_metadata(open_table(path, _KIND))["created"]
 
 
 def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:

@@ -96,6 +96,12 @@ class Manifest:
         files = [file for base in _base_of(listing) for file in self._fold(base, changed, listing)]
         self._files.commit_base(listing, files)
 
+    def sweep(self) -> None:
+        """Compact, then remove the files of writers that had lost their lease: they may name what is gone. Under the
+        lease."""
+        self.compact()
+        self._files.sweep(self._listing())
+
     def records(self, *, removed: bool = False) -> Iterator[DocumentRecord]:
         """Newest record of every document that is there (with `removed`, also of those that are gone but pending),
         by shard, tenant and doc_id, a part at a time. Not to be mixed with `append` and `compact`."""
@@ -106,8 +112,9 @@ class Manifest:
             for batch in kept.to_batches(_BATCH):
                 yield from read_documents(batch.to_pylist())
 
-    def find(self, keys: Collection[DocumentKey]) -> dict[DocumentKey, DocumentRecord]:
-        """Newest records of the given documents, as far as they are there."""
+    def find(self, keys: Collection[DocumentKey], *, removed: bool = False) -> dict[DocumentKey, DocumentRecord]:
+        """Newest records of the given documents, as far as they are there; with `removed`, also of those that are gone
+        but that a store has still to delete."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -117,7 +124,8 @@ class Manifest:
         near = [file for file in listing.base if shards & set(range(file.first_shard, file.last_shard + 1))]
         doc_ids = pa.array(sorted({doc_id for _, doc_id in wanted}), pa.string())
         rows = newest(self._rows([*near, *listing.delta_files], listing, where=pc.field("doc_id").isin(doc_ids)))
-        return {one.key: one for one in read_documents(rows.to_pylist()) if one.key in wanted and not one.removed}
+        found = (one for one in read_documents(rows.to_pylist()) if one.key in wanted)
+        return {one.key: one for one in found if not one.removed or (removed and one.waiting())}
 
     def shard_of(self, tenant: str, doc_id: str) -> int:
         """Shard of a document."""
@@ -136,9 +144,10 @@ class Manifest:
             pending.update(pending_by_store(rows))
         return ManifestCounts(documents, chunks, dict(sorted(pending.items())))
 
-    def attach(self, connection: duckdb.DuckDBPyConnection, view: str = "manifest") -> None:
-        """Make the newest records (columns named like DocumentRecord's fields) a view of a DuckDB connection, to join
-        a listing with. Valid until the next append or compact. Documents that are gone are not in it.
+    def attach(self, connection: duckdb.DuckDBPyConnection, view: str = "manifest", *, removed: bool = False) -> None:
+        """Make the newest records (columns named like DocumentRecord's fields, and `run` and `wave`) a view of a DuckDB
+        connection, to join a listing with. Valid until the next append or compact. Documents that are gone are in it
+        only with `removed`.
 
         A writer compacts first: DuckDB sorts all deltas for this, but streams the base.
         """
@@ -146,11 +155,12 @@ class Manifest:
         connection.register(f"{view}_base", self._dataset(listing.base, listing))
         connection.register(f"{view}_deltas", self._dataset(listing.delta_files, listing))
         columns = ", ".join(COLUMNS)
+        there = "true" if removed else "NOT removed"
         connection.execute(
             f"CREATE OR REPLACE TEMP VIEW {view} AS "  # noqa: S608
             f"SELECT {columns} FROM (SELECT * FROM {view}_deltas QUALIFY row_number() OVER "
-            "(PARTITION BY tenant, doc_id ORDER BY run DESC, wave DESC) = 1) WHERE NOT removed UNION ALL "
-            f"SELECT {columns} FROM {view}_base ANTI JOIN {view}_deltas USING (tenant, doc_id) WHERE NOT removed"
+            f"(PARTITION BY tenant, doc_id ORDER BY run DESC, wave DESC) = 1) WHERE {there} UNION ALL "
+            f"SELECT {columns} FROM {view}_base ANTI JOIN {view}_deltas USING (tenant, doc_id) WHERE {there}"
         )
 
     def _listing(self) -> Listing:

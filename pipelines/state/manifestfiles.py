@@ -150,6 +150,13 @@ class ManifestFolder:
         folded = [self.folder / name for name in self._delta_names() if _wave_of(name) <= listing.last]
         remove_files([*folded, *(path for path in self.data.glob("*.parquet") if path.name not in kept)])
 
+    def sweep(self, listing: Listing) -> None:
+        """Remove what does not count: deltas off the chain, and data files that nothing names. Under the lease."""
+        named = {file.name for file in listing.files}
+        chain = {_delta_name(delta.wave) for delta in listing.deltas}
+        off = [self.folder / name for name in self._delta_names() if name not in chain]
+        remove_files([*off, *(path for path in self.data.glob("*.parquet") if path.name not in named)])
+
     def sealed(self, shards: tuple[int, int], name: str, rows: int) -> DataFile:
         """The listing entry of a data file, with rows of `shards` (first, last), that was just written."""
         path = self.data / name

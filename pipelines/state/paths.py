@@ -12,6 +12,9 @@
         data/*.parquet
     runs/<run>/                     configuration, report, dead letters of a run        runs.py
     runs/dead_letters.parquet       unresolved dead letters                             deadletters.py
+    purged.json                     purges that were carried out in this state          tombstones.py
+
+Beside the state folder, in `<storage.path>/tombstones/<collection>/`, lie the tombstones of purges (tombstones.py).
 
 Generations are written with 5 digits, runs with 6, waves with 5. Beside a file `x` that is compared and swapped lies an
 empty `x.lock`. Names that begin with `.tmp-` are being written; nobody reads them. Names that end in `.damaged` were
@@ -59,6 +62,11 @@ class StatePaths:
     def runs(self) -> Path:
         """Folder of all runs."""
         return self.root / "runs"
+
+    @property
+    def tombstones(self) -> Path:
+        """Folder of the tombstones: not in the state folder, so that a restored one meets them."""
+        return self.root.parent.parent / "tombstones" / self.collection
 
     def run(self, number: int) -> Path:
         """Folder of one run."""

@@ -7,7 +7,7 @@ wanted) has `report` and `written`, a stamp. Both are checksummed JSON (`files.p
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,23 @@ class RunFolder:
     def write_report(self, report: Mapping[str, Any]) -> None:
         """report.json, replaced atomically."""
         write_json(self.path / "report.json", _REPORT, FORMAT, {"report": dict(report), "written": utc_now()})
+
+    def write_receipt(self, receipt: Mapping[str, Any]) -> None:
+        """receipt.json (kind `threefold.receipt`, format 1): what a purge erased, by tombstones."""
+        write_json(self.path / "receipt.json", "threefold.receipt", FORMAT, {"receipt": dict(receipt)})
+
+    def edit_report(self, edit: Callable[[dict[str, Any]], Mapping[str, Any]]) -> bool:
+        """Replace what report.json says; its stamp stays. Whether anything changed; False without a report."""
+        path = self.path / "report.json"
+        try:
+            body = read_json(path, _REPORT, FORMAT)
+        except FileNotFoundError:
+            return False
+        report = dict(edit(dict(body["report"])))
+        if report == body["report"]:
+            return False
+        write_json(path, _REPORT, FORMAT, {**body, "report": report})
+        return True
 
     def read_report(self) -> dict[str, Any] | None:
         """None if the run has not written one."""

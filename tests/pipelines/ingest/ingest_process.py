@@ -19,12 +19,14 @@ from typing import Any
 
 from m3core.config.model import Config
 from pipelines.ingest.progress import Lines
-from pipelines.ingest.run import ingest
+from pipelines.ingest.replay import load_waiting
+from pipelines.ingest.run import IngestOptions, ingest
 
 _PRELOADED = (
     "connectors.qdrant.edge.sink",
     "m3core.encoder",
     "pipelines.ingest.graph",
+    "pipelines.ingest.replay",
     "pipelines.ingest.run",
     "tests.pipelines.ingest.ingest_process",
 )
@@ -38,11 +40,12 @@ class IngestProcess:
     folder: Path
 
     @classmethod
-    def start(cls, raw_config: dict[str, Any], base: Path, point: str = "") -> IngestProcess:
-        """Start a run. `point` is `module:Class.function:before|after:n:SIGNAL`, around the n-th call."""
+    def start(cls, raw_config: dict[str, Any], base: Path, point: str = "", command: str = "ingest") -> IngestProcess:
+        """Start a run. `point` is `module:Class.function:before|after:n:SIGNAL`, around the n-th call; `command` is
+        ingest, embed, build or load."""
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(list(_PRELOADED))
-        process = context.Process(target=_run, args=(raw_config, base, point))
+        process = context.Process(target=_run, args=(raw_config, base, point, command))
         process.start()
         return cls(process, base)
 
@@ -66,12 +69,18 @@ class IngestProcess:
         return dict(json.loads((self.folder / "report.json").read_text()))
 
 
-def _run(raw_config: dict[str, Any], base: Path, point: str) -> None:
+def _run(raw_config: dict[str, Any], base: Path, point: str, command: str) -> None:
     with (base / "stderr").open("w") as stderr:
         os.dup2(stderr.fileno(), 2)
     if point:
         signal_at(point)
-    report = ingest(Config.model_validate(raw_config), base, Lines(sys.stderr))
+    config, progress = Config.model_validate(raw_config), Lines(sys.stderr)
+    if command == "load":
+        report = load_waiting(config, base, progress)
+    else:
+        report = ingest(
+            config, base, progress, options=IngestOptions(load=command != "embed", build=command == "build")
+        )
     (base / "report.json").write_text(json.dumps(report.as_json()))
     sys.exit(int(report.exit_code))
 

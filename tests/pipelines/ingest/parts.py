@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from connectors.protocol import Capabilities, CollectionSchema, Failure, Patch, StoreOptions, WriteResult
+from connectors.protocol import Capabilities, CollectionSchema, Failure, Patch, Sink, StoreOptions, WriteResult
 from connectors.registry import open_sink
+from m3core.errors import StoreError
 from m3core.types import ALL_SIGNALS, Chunk, ChunkVectors, Row
+from pipelines.ingest.stores import Standing, Stores
 from pipelines.state.chunks import ChunkRow
+from pipelines.state.collection import Generation, StoreBinding
 from pipelines.state.lake import Lake, lake_key
 from pipelines.state.manifest import DocumentRecord
 from pipelines.state.paths import StatePaths
@@ -85,6 +88,25 @@ def record_of(doc_id: str, chunk_ids: Sequence[str] = (), **changed: object) -> 
         "status": {"main": "done"},
     }
     return DocumentRecord(**{**values, **changed})  # type: ignore[arg-type]
+
+
+def stores_of(sinks: Mapping[str, Sink], *, down: Mapping[str, StoreError] | None = None) -> Stores:
+    """Open stores of generation 1, for steps that ask nothing else of them."""
+    names = sorted({*sinks, *(down or {})})
+    bindings = tuple(StoreBinding(name, "memory", ("dense", "lexical", "multi"), True) for name in names)
+    generation = Generation(
+        number=1,
+        collection_fingerprint="c",
+        encoder_fingerprint=FINGERPRINT,
+        model="tiny",
+        dense_dim=4,
+        multi_dim=2,
+        fields={},
+        stores=bindings,
+        status="live",
+        created="",
+    )
+    return Stores(generation, {}, Standing(tuple(names), absent=dict(down or {})), dict(sinks))
 
 
 class PickySink:

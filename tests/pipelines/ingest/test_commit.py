@@ -17,7 +17,7 @@ from pipelines.ingest.reading import Prepared
 from pipelines.state.lease import acquire_lease
 from pipelines.state.manifest import Manifest
 from pipelines.state.runs import DeadLetter, RunFolder, read_dead_letters
-from tests.pipelines.ingest.parts import PickySink, chunk, paths_in, record_of, vectors
+from tests.pipelines.ingest.parts import PickySink, chunk, paths_in, record_of, stores_of, vectors
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def step_in(folder: Path) -> Iterator[tuple[CommitStep, PickySink]]:
     sink = PickySink(folder / "store", lambda row: "")
     with acquire_lease(paths) as lease:
         run = RunFolder.create(paths, 1, {})
-        yield CommitStep(1, Manifest(paths, 1), run, lease, {"main": sink}), sink
+        yield CommitStep(1, Manifest(paths, 1), run, lease, stores_of({"main": sink})), sink
 
 
 def ids(*texts: str) -> list[str]:

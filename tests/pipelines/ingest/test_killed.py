@@ -24,7 +24,7 @@ _COMPACT = "pipelines.state.manifest:Manifest.compact"
 _WRITE = "connectors.qdrant.edge.sink:EdgeSink.write"
 _DELETE = "connectors.qdrant.edge.sink:EdgeSink.delete"
 _PUBLISH = "connectors.qdrant.edge.sink:EdgeSink.publish"
-_LIVE = "pipelines.ingest.run:finish"
+_LIVE = "pipelines.ingest.running:finish"
 _LETTERS = "pipelines.state.runs:RunFolder.close_dead_letters"
 
 
@@ -122,3 +122,29 @@ def test_sigterm_ends_a_process_with_143_and_what_is_finished_is_in(changing: Pr
     changing.check_agreement()
     assert changing.ingest().documents.gone == 1
     changing.check_agreement()
+
+
+@pytest.mark.parametrize("point", [f"{_MANIFEST}:after:1", f"{_PUBLISH}:before:1", f"{_LIVE}:before:1"])
+def test_a_load_that_is_killed_is_repeated(changing: Project, tmp_path: Path, point: str) -> None:
+    reference = undisturbed(changing, tmp_path)
+    embedded = IngestProcess.start(changing.raw(), changing.base, "", "embed")
+    assert embedded.wait(_SECONDS) == ExitCode.DEAD_LETTERS, embedded.said
+    process = IngestProcess.start(changing.raw(), changing.base, f"{point}:SIGKILL", "load")
+    assert process.wait(_SECONDS) == -signal.SIGKILL, process.said
+    again = IngestProcess.start(changing.raw(), changing.base, "", "load")
+    assert again.wait(_SECONDS) == ExitCode.OK, again.said
+    assert again.report["tokens"]["encoded"] == 0
+    check_same(changing, reference)
+    assert changing.ingest().chunks_written == 0
+
+
+def test_sigterm_ends_a_load_with_143_and_the_next_one_goes_on(changing: Project, tmp_path: Path) -> None:
+    reference = undisturbed(changing, tmp_path)
+    IngestProcess.start(changing.raw(), changing.base, "", "embed").wait(_SECONDS)
+    process = IngestProcess.start(changing.raw(), changing.base, f"{_MANIFEST}:after:1:SIGTERM", "load")
+    assert process.wait(_SECONDS) == ExitCode.TERMINATED, process.said
+    done, waiting = process.report["documents"]["unchanged"], process.report["stores"]["main"]["pending"]
+    assert done > 0
+    assert waiting > 0
+    assert IngestProcess.start(changing.raw(), changing.base, "", "load").wait(_SECONDS) == ExitCode.OK
+    check_same(changing, reference)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,18 +14,18 @@ from m3core.types import Row
 from pipelines.ingest import load as load_module
 from pipelines.ingest.embed import Reference, Refused, split_known
 from pipelines.ingest.load import LoadStep, load
-from tests.pipelines.ingest.parts import PickySink, fill_lake, row_of
+from tests.pipelines.ingest.parts import PickySink, fill_lake, paths_in, row_of, stores_of
 
 
 def reference_in(folder: Path, count: int) -> tuple[Reference, LoadStep]:
     """Rows with vectors in the lake, and a step without stores."""
-    rows = [row_of(f"text {number}") for number in range(count)]
+    rows = [row_of(f"text {number}", run=7) for number in range(count)]
     lake = fill_lake(folder, rows)
-    return split_known(rows, lake)[0], LoadStep({}, lake, 7, lambda: None, sleep=lambda seconds: None)
+    return split_known(rows, lake)[0], LoadStep(stores_of({}), lake, lambda: None, sleep=lambda seconds: None)
 
 
 def with_sinks(step: LoadStep, **sinks: PickySink) -> LoadStep:
-    return LoadStep(dict(sinks), step.lake, step.revision, step.before_write, step.written, step.sleep)
+    return LoadStep(stores_of(sinks), step.lake, step.before_write, step.written, step.sleep)
 
 
 def test_every_store_gets_every_row_in_bounded_batches(tmp_path: Path) -> None:
@@ -74,7 +76,7 @@ def test_a_store_that_stays_busy_is_an_error_after_bounded_waits(tmp_path: Path)
     reference, step = reference_in(tmp_path, 2)
     waits: list[float] = []
     sink = PickySink(tmp_path / "s", lambda row: "transient")
-    patient = LoadStep({"main": sink}, step.lake, 7, lambda: None, sleep=waits.append)
+    patient = LoadStep(stores_of({"main": sink}), step.lake, lambda: None, sleep=waits.append)
     with pytest.raises(StoreError, match="store main: 2 rows were not taken in 5 attempts"):
         load(reference, patient)
     assert len(waits) == 5
@@ -100,5 +102,32 @@ def test_nothing_is_written_without_the_lease(tmp_path: Path) -> None:
         raise LockedError("the lease is lost")
 
     with pytest.raises(LockedError):
-        load(reference, LoadStep({"main": sink}, step.lake, 7, lost))
+        load(reference, LoadStep(stores_of({"main": sink}), step.lake, lost))
     assert sink.sizes == []
+
+
+def test_a_server_that_fails_is_given_up_and_the_others_go_on(tmp_path: Path) -> None:
+    reference, step = reference_in(tmp_path, 600)
+
+    def breaks(row: Row) -> str:
+        if picky.sizes.count(256) > 1:
+            raise StoreError("it does not answer any more")
+        return ""
+
+    picky = PickySink(tmp_path / "picky", breaks)
+    good = PickySink(tmp_path / "good", lambda row: "")
+    both = with_sinks(step, good=good, picky=picky)
+    loaded = load(reference, both)
+    assert (len(loaded.acknowledged), loaded.refused) == (600, ())
+    assert (good.count(), picky.sizes) == (600, [256, 256])
+    assert list(both.stores.standing.down) == ["picky"]
+
+
+def test_rows_go_only_to_the_stores_that_they_are_for(tmp_path: Path) -> None:
+    reference, step = reference_in(tmp_path, 3)
+    sinks = {name: PickySink(tmp_path / name, lambda row: "") for name in ("one", "two")}
+    both = with_sinks(step, **sinks)
+    assert len(load(replace(reference, stores=("two",)), both).acknowledged) == 3
+    assert (sinks["one"].count(), sinks["two"].count()) == (0, 3)
+    shutil.rmtree(paths_in(tmp_path).root)
+    assert len(load(reference, with_sinks(step)).acknowledged) == 3  # without stores no vector is read

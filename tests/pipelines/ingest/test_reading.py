@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import pytest
 
 from m3core.config.model import SourceSection
+from m3core.errors import StoreError
 from m3core.tokenize import TextTokenizer
 from pipelines.ingest.chunking import Chunker, ChunkingConfig
 from pipelines.ingest.reading import Chunked, ItemGroup, ReadStep, RecordGroup, obsolete, prepare
 from pipelines.ingest.sources import SourceItem, open_source
+from pipelines.ingest.stores import Standing
 from pipelines.state.chunks import ChunkFiles
 from pipelines.state.lake import lake_key
 from pipelines.state.manifest import Manifest
@@ -33,7 +36,7 @@ def step(tmp_path: Path, tiny_model: Path) -> ReadStep:
         chunker=Chunker(TextTokenizer.load(tiny_model), ChunkingConfig(48)),
         manifest=Manifest(paths, 1),
         chunk_files=ChunkFiles(paths, 1),
-        initial_status={"main": "pending"},
+        standing=Standing(("main",)),
     )
 
 
@@ -94,7 +97,7 @@ def test_classes_of_documents_that_are_known(step: ReadStep, tmp_path: Path) -> 
     records = {each.record.doc_id: each.record for each in second.documents}
     assert records["same.md"].revision == 5
     assert records["same.md"].status == {"main": "done"}
-    assert records["changed.md"].revision == records["waiting.md"].revision == 6
+    assert (records["changed.md"].revision, records["waiting.md"].revision) == (6, 5)
     assert set(records["changed.md"].obsolete_chunk_ids) == set(old.chunk_ids) - set(records["changed.md"].chunk_ids)
     assert {row.chunk.doc_id for row in second.rows} == {"changed.md", "waiting.md"}
 
@@ -103,8 +106,9 @@ def test_a_store_that_lost_its_rows_gets_all_of_them(step: ReadStep, tmp_path: P
     write(tmp_path, same=document(1))
     finish(prepare(items(step), 1, step), step, 1, status={"main": "done"})
     assert prepare(items(step), 2, step).rows == []
-    lost = replace(step, lost=True)
-    assert prepare(items(lost), 2, lost).documents[0].change == "pending"
+    lost = replace(step, standing=Standing(("main",), frozenset({"main"})))
+    prepared = prepare(items(lost), 2, lost).documents[0]
+    assert (prepared.change, prepared.record.status) == ("pending", {"main": "pending"})
 
 
 def test_bad_documents_are_letters_without_text_and_the_others_go_on(step: ReadStep, tmp_path: Path) -> None:
@@ -148,25 +152,27 @@ def test_a_failed_new_version_brings_the_old_one_that_still_waits(step: ReadStep
     assert [letter.doc_id for letter in second.letters] == ["a.md"]
     assert [each.change for each in second.documents] == ["kept"]
     assert [row.chunk for row in second.rows] == [row.chunk for row in first.rows]
-    assert second.documents[0].record == replace(first.documents[0].record, revision=6)
+    assert second.documents[0].record == first.documents[0].record
 
 
-def test_records_come_back_from_the_state_folder_with_this_runs_revision(step: ReadStep, tmp_path: Path) -> None:
+def test_records_come_back_from_the_state_folder_with_their_own_revision(step: ReadStep, tmp_path: Path) -> None:
     write(tmp_path, a=document(1), b=document(2))
     first = prepare(items(step), 1, step)
     finish(first, step, 1)
     later = replace(step, run=6)
     restored = prepare(RecordGroup(tuple(step.manifest.records())), 1, later)
     assert {row.chunk.id: row.chunk for row in restored.rows} == {row.chunk.id: row.chunk for row in first.rows}
-    assert {row.run for row in restored.rows} == {6}
-    assert {(each.change, each.record.revision) for each in restored.documents} == {("pending", 6)}
+    assert {row.run for row in restored.rows} == {5}
+    assert {(each.change, each.record.revision) for each in restored.documents} == {("pending", 5)}
     finish(restored, later, 1)
     again = prepare(RecordGroup(tuple(step.manifest.records())), 1, replace(step, run=7))
     assert len(again.rows) == len(first.rows)
+    assert step.chunk_files.runs() == [5]
 
 
 def test_a_record_without_its_chunks_is_a_letter(step: ReadStep) -> None:
-    chunked = prepare(RecordGroup((record_of("a.md", ["00000000-0000-5000-8000-000000000000"]),)), 1, step)
+    record = record_of("a.md", ["00000000-0000-5000-8000-000000000000"], status={"main": "pending"})
+    chunked = prepare(RecordGroup((record,)), 1, step)
     assert (chunked.rows, chunked.documents) == ([], [])
     assert [(letter.doc_id, letter.stage, letter.error_code) for letter in chunked.letters] == [
         ("a.md", "restore", "state")
@@ -176,3 +182,40 @@ def test_a_record_without_its_chunks_is_a_letter(step: ReadStep) -> None:
 def test_obsolete_ids_outlive_a_killed_run() -> None:
     assert obsolete(None, ["1"]) == ()
     assert obsolete(record_of("a", ["1", "2"], obsolete_chunk_ids=("0", "3")), ["2", "3"]) == ("0", "1")
+
+
+def test_a_touched_document_that_a_store_waits_for_goes_only_there(step: ReadStep, tmp_path: Path) -> None:
+    write(tmp_path, a=document(1))
+    two = replace(step, standing=Standing(("main", "words")))
+    first = prepare(items(two), 1, two)
+    finish(first, two, 1, status={"main": "done", "words": "pending"}, stamp="before")
+
+    later = replace(two, run=6)
+    second = prepare(items(later), 1, later)
+    assert [(each.change, each.record.revision) for each in second.documents] == [("pending", 5)]
+    assert second.documents[0].record.stamp == first.documents[0].record.stamp
+    assert set(second.targets.values()) == {("words",)}
+    assert second.targets.keys() == {row.chunk.id for row in first.rows}
+
+    down = replace(later, standing=Standing(("main", "words"), absent={"words": StoreError("down")}))
+    third = prepare(items(down), 1, down)
+    assert (third.rows, [each.change for each in third.documents]) == ([], ["unchanged"])
+    assert third.documents[0].record.status == {"main": "done", "words": "pending"}
+
+
+def test_a_touched_document_whose_rows_are_lost_is_chunked_again(step: ReadStep, tmp_path: Path) -> None:
+    write(tmp_path, a=document(1))
+    finish(prepare(items(step), 1, step), step, 1, stamp="before")
+    shutil.rmtree(paths_in(tmp_path).chunks(1))
+    later = replace(step, run=6)
+    second = prepare(items(later), 1, later)
+    assert [(each.change, each.record.revision) for each in second.documents] == [("pending", 6)]
+    assert {row.run for row in second.rows} == {6}
+
+
+def test_a_document_that_comes_back_before_its_deletes_keeps_them_in_mind(step: ReadStep, tmp_path: Path) -> None:
+    write(tmp_path, a=document(1))
+    removed = record_of("a.md", ["old"], obsolete_chunk_ids=("older",), removed=True, status={"main": "pending"})
+    step.manifest.append(1, 1, [removed])
+    chunked = prepare(items(step), 1, step)
+    assert [(each.change, each.record.obsolete_chunk_ids) for each in chunked.documents] == [("new", ("old", "older"))]

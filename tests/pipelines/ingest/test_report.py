@@ -7,6 +7,7 @@ from pipelines.ingest.report import (
     DocumentCounts,
     FailedDocument,
     IngestReport,
+    StoreOutcome,
     counts_line,
     spoken_duration,
     summary_lines,
@@ -31,12 +32,14 @@ REPORT = IngestReport(
     new_dead_letters=1,
     skipped={"hidden": 3, "unsupported": 1},
     notes=("a note",),
+    stores={"main": StoreOutcome()},
 )
 
 
 def test_the_json_is_fixed() -> None:
     assert REPORT.as_json() == {
         "schema_version": 1,
+        "command": "ingest",
         "collection": "handbook",
         "generation": 3,
         "run": 118,
@@ -57,6 +60,7 @@ def test_the_json_is_fixed() -> None:
         ],
         "new_dead_letters": 1,
         "skipped": {"hidden": 3, "unsupported": 1},
+        "stores": {"main": {"pending": 0, "error": None}},
         "notes": ["a note"],
         "exit_code": 3,
     }  # fmt: skip

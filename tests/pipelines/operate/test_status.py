@@ -66,7 +66,7 @@ def test_a_disk_that_fills_up_is_told(project: Project, m3: M3, disk: Callable[[
     disk(0.11)
     assert "of the disk is free" not in m3("status").out
     disk(0.08)
-    assert "  8% of the disk is free. Remedy: free some space" in m3("status").out.splitlines()
+    assert "  8% of the disk is free. Remedy: m3 gc, or a larger disk" in m3("status").out.splitlines()
 
 
 def test_json_has_the_agreed_shape(project: Project, m3: M3) -> None:

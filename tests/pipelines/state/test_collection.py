@@ -137,3 +137,32 @@ def test_a_changed_byte_is_noticed(paths: StatePaths) -> None:
     paths.collection_file.write_text(paths.collection_file.read_text().replace('"run": 7', '"run": 6'))
     with pytest.raises(DamagedError, match="checksum"):
         read_collection(paths)
+
+
+def test_generations_are_replaced_and_added_by_number() -> None:
+    third = replace(BUILDING, number=3)
+    changed = STATE.with_generations(third, replace(LIVE, applied_run=7))
+    assert [each.number for each in changed.generations] == [1, 2, 3]
+    assert (changed.generations[0].applied_run, changed.generations[2]) == (7, third)
+    assert [each.number for each in changed.beside(1)] == [2, 3]
+    dropped = changed.with_generations(replace(third, status="dropped"))
+    assert [each.number for each in dropped.beside(1)] == [2]
+
+
+def test_runs_write_the_live_generation_or_the_newest_that_is_built() -> None:
+    assert STATE.current_generation == LIVE
+    unborn = replace(STATE, live=None, generations=(BUILDING, replace(BUILDING, number=2, status="dropped")))
+    assert unborn.current_generation == BUILDING
+    assert replace(unborn, generations=(replace(BUILDING, status="dropped"),)).current_generation is None
+
+
+def test_a_run_leaves_the_others_behind_unless_it_only_mends(paths: StatePaths) -> None:
+    current, old = replace(LIVE, applied_run=7), replace(BUILDING, number=2, applied_run=5)
+    swap_collection(paths, None, replace(STATE, generations=(current, old)))
+    with acquire_lease(paths) as lease:
+        mended = begin_run(paths, lease, mending=True)
+        assert [each.applied_run for each in mended.generations] == [8, 5]
+        assert (mended.is_behind(1), mended.is_behind(2)) == (False, True)
+        state = begin_run(paths, lease)
+    assert [each.applied_run for each in state.generations] == [8, 5]
+    assert (state.is_behind(1), state.is_behind(2)) == (True, True)

@@ -1,0 +1,265 @@
+"""One generation brought in line with the one that a run wrote; why and when is `following.py`'s."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from itertools import count
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from connectors.protocol import Patch, Sink
+from m3core.errors import RefusedError, StateError
+from m3core.types import Metadata
+from pipelines.ingest import diff
+from pipelines.ingest.ids import metadata_hash
+from pipelines.ingest.listing import Listing
+from pipelines.ingest.session import Run, Session
+from pipelines.ingest.stores import Standing, Stores, delete_from, for_writing, store_options
+from pipelines.ingest.waves import WaveLimits, record_groups
+from pipelines.state.batches import in_batches
+from pipelines.state.chunks import ChunkFiles, ChunkRow
+from pipelines.state.collection import Generation
+from pipelines.state.documents import DocumentKey
+from pipelines.state.files import make_folder
+from pipelines.state.manifest import DocumentRecord, Manifest
+from pipelines.state.tables import duckdb_connection
+
+Asked = TypeVar("Asked", bound=Session)
+
+_BATCH = 1000
+# Where a source is not listed completely, nobody knows of what it does not name; what the run's generation has not
+# either is gone. `removed`: gone before, but a store has still to delete its chunks.
+_GONE = """
+COPY (
+    SELECT tenant, doc_id FROM read_parquet($work) WHERE class IN ('gone', 'removed')
+    UNION ALL
+    SELECT w.tenant, w.doc_id FROM read_parquet($work) w ANTI JOIN source s USING (tenant, doc_id)
+    WHERE class IN ('kept', 'owed')
+) TO $file (FORMAT parquet)
+"""
+_JOIN = """
+COPY (
+    SELECT tenant, doc_id FROM source s JOIN target t USING (tenant, doc_id)
+    WHERE s.revision > t.revision AND (s.acl_hash <> t.acl_hash OR s.metadata_hash <> t.metadata_hash)
+) TO $file (FORMAT parquet)
+"""
+
+
+@dataclass(frozen=True)
+class Left:
+    """What left the collection: everything that the `listing` of a run that was not stopped does not have, within
+    `limit` (a share of the documents), or else the documents whose keys are in a file."""
+
+    listing: Listing | None = None
+    limit: float = 1.0
+    keys: diff.KeyFile | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether it also says what earlier runs took away."""
+        return self.listing is not None
+
+
+@dataclass(frozen=True)
+class Follower(Generic[Asked]):
+    """One generation that follows the one that `run` wrote."""
+
+    run: Run[Asked]
+    generation: Generation
+    waves: Iterator[int] = field(default_factory=lambda: count(1))
+
+    def bring(self, left: Left) -> None:
+        """Delete, patch, publish, and say so in the manifest."""
+        make_folder(self.folder)
+        self.manifest.compact()
+        gone = self._gone(left)
+        changed = self._changed()
+        if not any(gone.records(self.manifest, removed=True)) and not any(changed.records(self.manifest)):
+            return
+        with ExitStack() as stack:
+            stores = self._open()
+            stack.callback(stores.close)
+            stack.push(lambda kind, *_: stores.discard() if kind else None)
+            for name in list(stores.at_work):
+                delete_from(stores, name, _chunks_of(gone.records(self.manifest, removed=True)), self.run.before_write)
+            for records in _groups(changed.records(self.manifest), self.run.request):
+                self._patch(records, stores)
+            self._settle(stores)
+        self._mark(gone)
+        self.manifest.compact()
+
+    @property
+    def folder(self) -> Path:
+        """Temporary files: keys and hashes."""
+        return self.run.work / f"g{self.generation.number:05d}"
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        return Manifest(self.run.request.paths, self.generation.number)
+
+    @cached_property
+    def chunk_files(self) -> ChunkFiles:
+        return ChunkFiles(self.run.request.paths, self.generation.number)
+
+    @property
+    def patched(self) -> Path:
+        """Key and hashes of every document that was patched, a line each."""
+        return self.folder / "patched.jsonl"
+
+    def _gone(self, left: Left) -> diff.KeyFile:
+        if left.listing is None:
+            return left.keys or diff.KeyFile.of((), self.folder / "gone.parquet")
+        work = diff.join(left.listing, self.manifest, self.folder, Standing.of(self.generation))
+        diff.check_deletes(work, left.limit)
+        file = self.folder / "gone.parquet"
+        with duckdb_connection(self.folder) as database:
+            self.run.manifest.attach(database, "source")
+            database.execute(_GONE, {"work": str(work.file), "file": str(file)})
+            found: Any = database.execute("SELECT count(*) FROM read_parquet($file)", {"file": str(file)}).fetchone()
+        if found[0] > left.limit * work.known:
+            raise RefusedError(
+                f"{found[0]:,} of its {work.known:,} documents are gone (limit {left.limit:.1%})",
+                "see m3 generations list; if it is right: m3 ingest --max-delete-fraction 1",
+            )
+        return diff.KeyFile(file)
+
+    def _changed(self) -> diff.KeyFile:
+        file = self.folder / "changed.parquet"
+        with duckdb_connection(self.folder) as database:
+            self.run.manifest.attach(database, "source")
+            self.manifest.attach(database, "target")
+            database.execute(_JOIN, {"file": str(file)})
+        return diff.KeyFile(file)
+
+    def _open(self) -> Stores:
+        building = self.generation.status == "building"
+        options = store_options(self.generation, self.run.request)
+        writing = for_writing(options, self.run.number, building, self.run.before_write)
+        stores = Stores(self.generation, writing, Standing.of(self.generation))
+        stores.open_rest()
+        return _all_there(stores)
+
+    def _patch(self, records: Sequence[DocumentRecord], stores: Stores) -> None:
+        """All chunks of some documents get rights and metadata of the run's generation."""
+        news = self._news(records)
+        revisions = {chunk_id: record.revision for record in records for chunk_id in record.chunk_ids}
+        kept = {row.chunk.id: row for row in self.chunk_files.read(revisions, revisions)}
+        rows: list[ChunkRow] = []
+        lines: list[list[str]] = []
+        for record in records:
+            acl_hash, acl, metadata = news[record.key]
+            own = [kept[chunk_id] for chunk_id in record.chunk_ids if chunk_id in kept]
+            if len(own) != len(record.chunk_ids):
+                raise StateError(
+                    f"chunks of document {record.doc_id[:80]!a} are not in the state folder", "m3 generations build"
+                )
+            merged = self._merged(metadata, own[0].chunk.metadata if own else {})
+            merged_hash = metadata_hash(merged)
+            if (acl_hash, merged_hash) == (record.acl_hash, record.metadata_hash):
+                continue
+            lines.append([*record.key, acl_hash, merged_hash])
+            rows += [
+                replace(row, chunk=replace(row.chunk, acl=acl, metadata=merged), run=self.run.number) for row in own
+            ]
+        wave = next(self.waves)
+        self.run.before_write()
+        if rows:
+            self.chunk_files.write(self.run.number, wave, "following", rows)
+        patches = [Patch(row.chunk.id, row.chunk.metadata, row.chunk.acl, self.run.number) for row in rows]
+        for part in in_batches(patches, _BATCH):
+            for name in list(stores.at_work):
+                stores.attempt(name, partial(_send, patches=part))
+            _all_there(stores)
+        with self.patched.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(line) + "\n" for line in lines)
+
+    def _news(self, records: Sequence[DocumentRecord]) -> dict[DocumentKey, tuple[str, tuple[str, ...], Metadata]]:
+        """By document: hash of the acl, acl and metadata in the run's generation.
+
+        A document without chunks there has none of them in its chunk files: it is left to nobody.
+        """
+        found = self.run.manifest.find([record.key for record in records])
+        first = {record.chunk_ids[0]: record.revision for record in found.values() if record.chunk_ids}
+        paths, number = self.run.request.paths, self.run.generation.number
+        rows = {row.chunk.id: row.chunk for row in ChunkFiles(paths, number).read(first, first)}
+        news: dict[DocumentKey, tuple[str, tuple[str, ...], Metadata]] = {}
+        for key, record in found.items():
+            if not record.chunk_ids:
+                news[key] = record.acl_hash, (), {}
+            elif record.chunk_ids[0] not in rows:
+                raise StateError(
+                    f"the first chunk of document {record.doc_id[:80]!a} is not in the state folder", "m3 audit"
+                )
+            else:
+                chunk = rows[record.chunk_ids[0]]
+                news[key] = record.acl_hash, chunk.acl, chunk.metadata
+        return news
+
+    def _merged(self, metadata: Metadata, own: Metadata) -> Metadata:
+        """Metadata of the run's generation, but of fields that the two declare differently the follower's own."""
+        ours, theirs = self.generation.fields, self.run.generation.fields
+        foreign = {name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)}
+        kept = {name: value for name, value in metadata.items() if name not in foreign}
+        return kept | {name: value for name, value in own.items() if name in foreign}
+
+    def _settle(self, stores: Stores) -> None:
+        """Make it visible everywhere, durably."""
+        self.run.lease.check()
+        for sink in stores.embedded.values():
+            sink.publish()
+        for name in list(stores.servers):
+            stores.attempt(name, _flush)
+        _all_there(stores)
+
+    def _mark(self, gone: diff.KeyFile) -> None:
+        for records in gone.records(self.manifest, removed=True):
+            self._append([], [record.key for record in records])
+        if not self.patched.exists():
+            return
+        with self.patched.open(encoding="utf-8") as file:
+            for lines in in_batches((json.loads(line) for line in file), _BATCH):
+                hashes: Mapping[DocumentKey, tuple[str, str]] = {(one[0], one[1]): (one[2], one[3]) for one in lines}
+                found = self.manifest.find(hashes.keys())
+                self._append(
+                    [
+                        replace(one, acl_hash=hashes[key][0], metadata_hash=hashes[key][1], revision=self.run.number)
+                        for key, one in found.items()
+                    ]
+                )
+
+    def _append(self, records: Sequence[DocumentRecord], removed: Sequence[DocumentKey] = ()) -> None:
+        self.run.lease.check()
+        self.manifest.append(self.run.number, next(self.waves), records, removed)
+
+
+def _all_there(stores: Stores) -> Stores:
+    """A follower has all of its stores, or is behind."""
+    for error in stores.standing.down.values():
+        raise error
+    return stores
+
+
+def _chunks_of(batches: Iterable[Collection[DocumentRecord]]) -> Iterator[str]:
+    for records in batches:
+        for record in records:
+            yield from (*record.chunk_ids, *record.obsolete_chunk_ids)
+
+
+def _groups(batches: Iterable[Sequence[DocumentRecord]], session: Session) -> Iterator[Sequence[DocumentRecord]]:
+    """Documents whose chunks fit in memory at once."""
+    limits = WaveLimits(session.config.ingest.wave_bytes, session.config.chunking.max_tokens)
+    records = (record for batch in batches for record in batch)
+    for group in record_groups(records, limits):
+        yield group.records
+
+
+def _send(sink: Sink, patches: Sequence[Patch]) -> None:
+    sink.patch(patches)
+
+
+def _flush(sink: Sink) -> None:
+    sink.flush()
