@@ -38,6 +38,18 @@ def search(
     signals: Annotated[
         str | None, typer.Option("--signals", metavar="NAMES", help="Only these, e.g. dense,multi.")
     ] = None,
+    require: Annotated[
+        str | None, typer.Option("--require", metavar="NAMES", help="Signals without which there is to be no answer.")
+    ] = None,
+    fusion: Annotated[
+        str, typer.Option("--fusion", metavar="NAME", help="weighted-sum of the scores, or reciprocal-rank.")
+    ] = "weighted-sum",
+    min_score: Annotated[
+        float | None, typer.Option("--min-score", metavar="X", help="Leave out documents that score less.")
+    ] = None,
+    chunks: Annotated[
+        int, typer.Option("--chunks", metavar="N", parser=whole_number, help="Best chunks of each document to show.")
+    ] = 1,
     explain: Annotated[bool, typer.Option("--explain", help="Say why each hit is where it is.")] = False,
     identity: Annotated[
         str | None, typer.Option("--as", metavar="TENANT:PRINCIPALS", help="Search as this caller, e.g. acme:staff,hr.")
@@ -46,11 +58,12 @@ def search(
 ) -> None:
     """Answer a question from the collection.
 
-    Shows the best chunk of each document, best first, and what each signal contributed.
+    Shows the best chunk of each document, best first, and what each signal contributed. Words in double quotes must
+    stand in the text as they are: m3 search '"night train" refund'.
     """
     from connectors.filters.tree import Everything
     from pipelines.query.render import render
-    from pipelines.query.request import SearchRequest, parse_signals
+    from pipelines.query.request import SearchRequest, parse_fusion, parse_signals
     from pipelines.query.router import SyncRouter
 
     loaded = open_config(config)
@@ -65,6 +78,10 @@ def search(
         weights=parse_weights(weights) if weights is not None else None,
         signals=parse_signals(signals) if signals is not None else None,
         explain=explain,
+        require=parse_signals(require, "--require") if require is not None else (),
+        min_score=min_score,
+        chunks=chunks,
+        fusion=parse_fusion(fusion),
     )
     with SyncRouter.open(loaded.config, loaded.base) as router:
         answer = router.search(request)

@@ -55,6 +55,17 @@ class MatchedToken:
 
     token: str
     product: float
+    query_weight: float = 0.0
+    passage_weight: float = 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """The four values under their own names."""
+        return {
+            "token": self.token,
+            "product": self.product,
+            "query_weight": self.query_weight,
+            "passage_weight": self.passage_weight,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +87,35 @@ class Explanation:
     def as_json(self) -> dict[str, Any]:
         """Lists of objects, largest first."""
         return {
-            "tokens": [{"token": each.token, "product": each.product} for each in self.tokens],
+            "tokens": [each.as_json() for each in self.tokens],
             "alignments": [
                 {"query": each.query, "passage": each.passage, "value": each.value} for each in self.alignments
             ],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class HitChunk:
+    """Another chunk of a hit's document, with its own score."""
+
+    id: str
+    ordinal: int
+    context: str
+    text: str
+    span: tuple[int, int]
+    score: float
+    signals: Mapping[Signal, SignalScore]
+
+    def as_json(self) -> dict[str, Any]:
+        """The values under their own names."""
+        return {
+            "id": self.id,
+            "ordinal": self.ordinal,
+            "context": self.context,
+            "text": self.text,
+            "span": list(self.span),
+            "score": self.score,
+            "signals": {signal.value: score.as_json() for signal, score in self.signals.items()},
         }
 
 
@@ -88,7 +124,8 @@ class Hit:
     """The best chunk of one document. The contributions of `signals` add up to `score`.
 
     `further_chunks` counts the document's other chunks among the candidates that were checked: the best 64, and more
-    where the page needed more.
+    where the page needed more. `chunks` are the best of these, if the request asks for more than one. `same_text` names
+    documents whose best chunk has this very text, and which are no hits of their own.
     """
 
     id: str
@@ -104,6 +141,8 @@ class Hit:
     metadata: Metadata
     further_chunks: int = 0
     explanation: Explanation | None = None
+    chunks: tuple[HitChunk, ...] = ()
+    same_text: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """JSON-ready values; `explanation` only where one was asked for."""
@@ -120,6 +159,8 @@ class Hit:
             "span": list(self.span),
             "metadata": {key: list(part) if isinstance(part, tuple) else part for key, part in self.metadata.items()},
             "further_chunks": self.further_chunks,
+            "chunks": [chunk.as_json() for chunk in self.chunks],
+            "same_text": list(self.same_text),
         }
         if self.explanation is not None:
             value["explanation"] = self.explanation.as_json()
@@ -157,7 +198,9 @@ class Emptiness:
 class Answer:
     """The whole answer. `weights` are those of the signals that answered, summing to 1; `why` names each dropped one.
 
-    `candidates` counts the rows that were ranked.
+    `candidates` counts the rows that were ranked, after `rounds` of asking the stores for them, each twice as deep.
+    `offset` is the place of the first hit in the whole order. `cursor` leads to the next page of a request that is
+    paged; `gaps` are the places of this page whose document is gone since, or not visible any more.
     """
 
     query: str
@@ -170,6 +213,10 @@ class Answer:
     candidates: int = 0
     plan: Mapping[str, Any] | None = None
     empty: Emptiness | None = None
+    rounds: int = 1
+    offset: int = 0
+    cursor: str | None = None
+    gaps: tuple[int, ...] = ()
 
     @property
     def degraded(self) -> bool:
@@ -190,6 +237,10 @@ class Answer:
             "candidates": self.candidates,
             "timings_ms": {stage: round(milliseconds, 3) for stage, milliseconds in self.timings_ms.items()},
             "empty": self.empty.as_json() if self.empty is not None else None,
+            "rounds": self.rounds,
+            "offset": self.offset,
+            "cursor": self.cursor,
+            "gaps": list(self.gaps),
         }
         if self.plan is not None:
             value["plan"] = dict(self.plan)

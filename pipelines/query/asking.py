@@ -15,9 +15,11 @@ Key = TypeVar("Key", bound=Hashable)
 Told = TypeVar("Told")
 
 # A store that refuses, is gone, or breaks the connection. Anything else is a fault of ours and is raised.
-_STORE_FAULTS = (StoreError, OSError, EOFError, TimeoutError)
+STORE_FAULTS = (StoreError, OSError, EOFError, TimeoutError)
 # Below this a request is not worth sending.
 _LEAST_SECONDS = 0.001
+# What was cancelled needs a few turns of the loop to end; a client that does not let itself be cancelled gets no more.
+_MOMENT_SECONDS = 0.005
 
 # What a person can do about a store that did not answer.
 ASK_AGAIN = "search again; if it stays so, check the store and search.timeout"
@@ -59,23 +61,27 @@ class Deadline:
 async def ask_all(asks: Mapping[Key, Callable[[float], Awaitable[Told]]], deadline: Deadline) -> Answers[Key, Told]:
     """Start every ask with the seconds that are left, wait for all of them, and no longer than the deadline.
 
-    What is late is cancelled, and nobody waits for it to admit that. Raises what is not a store's fault.
+    What is late is cancelled; it gets a moment to end, no more. Raises what is not a store's fault.
     """
     left = deadline.left()
     if not asks or left < _LEAST_SECONDS:
         return Answers({}, {key: _late(deadline) for key in asks})
     tasks = {key: asyncio.ensure_future(ask(left)) for key, ask in asks.items()}
+    for task in tasks.values():
+        task.add_done_callback(_retrieve)
+    late = set(tasks.values())
     try:
-        await asyncio.wait(tasks.values(), timeout=left)
+        _, late = await asyncio.wait(tasks.values(), timeout=left)
     finally:
-        for task in tasks.values():
-            if not task.done():
-                task.add_done_callback(_retrieve)
-                task.cancel()
+        for task in late:
+            task.cancel()
+    if late:
+        # So that the client lets go of its connection and the breaker hears of it before this search goes on.
+        await asyncio.wait(late, timeout=_MOMENT_SECONDS)
     told: dict[Key, Told] = {}
     missed: dict[Key, Missed] = {}
     for key, task in tasks.items():
-        outcome = _outcome(task, deadline)
+        outcome = _outcome(task, task in late, deadline)
         if isinstance(outcome, Missed):
             missed[key] = outcome
         else:
@@ -83,15 +89,15 @@ async def ask_all(asks: Mapping[Key, Callable[[float], Awaitable[Told]]], deadli
     return Answers(told, missed)
 
 
-def _outcome(task: asyncio.Future[Told], deadline: Deadline) -> Told | Missed:
-    if not task.done() or task.cancelled():
+def _outcome(task: asyncio.Future[Told], late: bool, deadline: Deadline) -> Told | Missed:
+    if late or task.cancelled():
         return _late(deadline)
     error = task.exception()
     if error is None:
         return task.result()
     if isinstance(error, TimeoutError | StoreTimeoutError):
         return _late(deadline)
-    if isinstance(error, _STORE_FAULTS):
+    if isinstance(error, STORE_FAULTS):
         # An unknown client's message may carry what was asked: only the kind of its fault is told.
         return Missed(Coverage.FAILED, error.message if isinstance(error, StoreError) else type(error).__name__)
     raise error
@@ -102,6 +108,6 @@ def _late(deadline: Deadline) -> Missed:
 
 
 def _retrieve(task: asyncio.Future[Told]) -> None:
-    """Take a cancelled task's exception, so that the loop does not report it as forgotten."""
+    """Take a task's exception, so that the loop does not report it as forgotten where another is raised."""
     if not task.cancelled():
         task.exception()

@@ -12,7 +12,7 @@ from connectors.protocol import Searcher
 from m3core.types import Identity
 from pipelines.query.answer import ConditionCount, Emptiness
 from pipelines.query.asking import Deadline, ask_all
-from pipelines.query.plan import QueryPlan
+from pipelines.query.finding import Found
 
 # More conditions than these are counted together only: each costs a request.
 MAX_CONDITIONS = 16
@@ -31,13 +31,9 @@ class _Counts:
     without: tuple[ConditionCount, ...]
 
 
-async def explain_empty(
-    plan: QueryPlan, identity: Identity, candidates: int, texts: Searcher, deadline: Deadline
-) -> Emptiness:
-    """Count the rows that pass with each condition of the filter left out, and put the finding into one sentence.
-
-    `candidates` is how many rows the signals brought although none of them is shown.
-    """
+async def explain_empty(found: Found, identity: Identity, texts: Searcher, deadline: Deadline) -> Emptiness:
+    """Count the rows that pass with each condition of the filter left out, and put the finding into one sentence."""
+    plan = found.plan
     conditions = _conditions(plan.asked)
     separate = conditions if len(conditions) <= MAX_CONDITIONS else []
     wheres: dict[str, Filter] = {
@@ -54,16 +50,24 @@ async def explain_empty(
     told = answers.told
     without = tuple(ConditionCount(format_filter(part), told[f"without {n}"]) for n, part in enumerate(separate))
     counts = _Counts(told["rows"], told["visible"], told["passing"], without)
-    return Emptiness(_reason(plan, identity, candidates, counts), counts.visible, counts.passing, without)
+    return Emptiness(_reason(found, identity, counts), counts.visible, counts.passing, without)
 
 
-def _reason(plan: QueryPlan, identity: Identity, candidates: int, counts: _Counts) -> str:
+def _reason(found: Found, identity: Identity, counts: _Counts) -> str:
+    plan, candidates = found.plan, len(found.gathered.candidates.ids)
     if counts.rows == 0:
         return "the collection is empty: m3 ingest fills it"
     if counts.visible == 0:
         return f"no row is visible to {_shown(identity)}"
     if counts.passing == 0:
         return _blame(counts)
+    if len(found.places):
+        return f"there are {len(found.places)} documents; the page begins after {plan.offset}"
+    if len(found.order) < candidates:
+        return f"none of {candidates} candidates reaches the score {plan.min_score:g}"
+    if plan.phrases and candidates:
+        phrases = " and ".join(f'"{phrase}"' for phrase in plan.phrases)
+        return f"none of the best {candidates} candidates has {phrases} in its text"
     if candidates:
         return (
             f"{candidates} candidates are no longer in the store that keeps the texts; m3 ingest brings them together"

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from m3core import scoring
-from m3core.types import Float32Array, QueryVectors, TextKind
+from m3core.types import Float32Array, QueryVectors, TextKind, UInt32Array
 from pipelines.query.answer import Alignment, Explanation, MatchedToken
 
 if TYPE_CHECKING:
     from m3core.encoder import Encoder
+
+# Token ids, ascending, and their weights.
+Lexical = tuple[UInt32Array, Float32Array]
 
 # Texts of a page that are encoded again to explain them; hits beyond it come without an explanation.
 MAX_EXPLAINED = 20
@@ -28,16 +31,27 @@ def explain_texts(encoder: Encoder, query: str, vectors: QueryVectors, texts: Se
         tokens: tuple[MatchedToken, ...] = ()
         alignments: tuple[Alignment, ...] = ()
         if encoded.lexical is not None and vectors.lexical_ids is not None and vectors.lexical_weights is not None:
-            shared = scoring.token_contributions(
-                vectors.lexical_ids, vectors.lexical_weights, *encoded.lexical.row(place)
-            )
-            names = encoder.tokenizer.tokens([token for token, _ in shared])
-            tokens = tuple(MatchedToken(name, product) for name, (_, product) in zip(names, shared, strict=True))
+            tokens = shared_tokens(encoder, (vectors.lexical_ids, vectors.lexical_weights), encoded.lexical.row(place))
         if encoded.multi is not None and vectors.multi is not None:
             passage_tokens = multi_tokens(encoder, text, "passage")
             alignments = align(vectors.multi, query_tokens, encoded.multi.row(place), passage_tokens)
         explanations.append(Explanation(tokens, alignments))
     return explanations
+
+
+def shared_tokens(encoder: Encoder, query: Lexical, passage: Lexical) -> tuple[MatchedToken, ...]:
+    """The tokens that query and passage share, each with its two weights, largest product first."""
+    shared = scoring.token_contributions(*query, *passage)
+    names = encoder.tokenizer.tokens([token for token, _ in shared])
+    return tuple(
+        MatchedToken(name, product, _weight(query, token), _weight(passage, token))
+        for name, (token, product) in zip(names, shared, strict=True)
+    )
+
+
+def _weight(lexical: Lexical, token: int) -> float:
+    ids, weights = lexical
+    return float(weights[int(ids.searchsorted(token))])
 
 
 def align(

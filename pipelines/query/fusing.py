@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from m3core.fusion import weighted_sum
+from m3core.fusion import RRF_K, weighted_sum
 from m3core.types import Signal
 from pipelines.query.answer import Origin, SignalScore
+from pipelines.query.request import Fusion
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +49,13 @@ class Candidates:
         return Candidates(retrieved, completed)
 
 
-def fused_order(candidates: Candidates, weights: Mapping[Signal, float]) -> list[tuple[str, float]]:
-    """(id, weighted sum of raw scores) of every candidate, best first, ties by id. A missing score counts 0."""
+def fused_order(
+    candidates: Candidates, weights: Mapping[Signal, float], fusion: Fusion = Fusion.WEIGHTED_SUM
+) -> list[tuple[str, float]]:
+    """(id, score) of every candidate, best first, ties by id. A missing score counts 0. `weights` sum to 1."""
     raw = {signal: candidates.raw(signal) for signal in weights}
+    if fusion is Fusion.RECIPROCAL_RANK:
+        raw = {signal: _reciprocal_ranks(signal, scores) for signal, scores in raw.items()}
     scored = [
         (each, weighted_sum({signal: scores[each] for signal, scores in raw.items() if each in scores}, weights))
         for each in candidates.ids
@@ -59,16 +64,50 @@ def fused_order(candidates: Candidates, weights: Mapping[Signal, float]) -> list
 
 
 def signal_scores(
-    candidates: Candidates, weights: Mapping[Signal, float], ids: Iterable[str]
+    candidates: Candidates,
+    weights: Mapping[Signal, float],
+    ids: Iterable[str],
+    fusion: Fusion = Fusion.WEIGHTED_SUM,
 ) -> dict[str, dict[Signal, SignalScore]]:
-    """How each of `ids` came by its score. Ranks count among all candidates that have a score of the signal."""
-    ranks = {signal: _ranks(candidates.raw(signal)) for signal in weights}
-    return {
-        each: {
-            signal: _signal_score(candidates, signal, weight, each, ranks[signal]) for signal, weight in weights.items()
+    """How each of `ids` comes by its score: the sum of its contributions. `weights` sum to 1.
+
+    Ranks count among all candidates that have a score of the signal.
+    """
+    raw = {signal: candidates.raw(signal) for signal in weights}
+    ranks = {signal: _ranks(scores) for signal, scores in raw.items()}
+    found: dict[str, dict[Signal, SignalScore]] = {}
+    for each in ids:
+        found[each] = {
+            signal: SignalScore(
+                raw=(score := raw[signal].get(each)),
+                rank=(rank := ranks[signal].get(each)),
+                weight=weight,
+                contribution=contribution(fusion, signal, weight, score, rank),
+                origin=_origin(candidates, signal, each),
+            )
+            for signal, weight in weights.items()
         }
-        for each in ids
-    }
+    return found
+
+
+def contribution(fusion: Fusion, signal: Signal, weight: float, raw: float | None, rank: int | None) -> float:
+    """What one signal adds to a score, for weights that sum to 1.
+
+    weighted-sum      w * s (FlagEmbedding's combination)
+    reciprocal-rank   w / (k + rank), k = 60 (Cormack, Clarke, Buettcher, SIGIR 2009, with weights)
+    """
+    if raw is None or rank is None:
+        return 0.0
+    return weight * (raw if fusion is Fusion.WEIGHTED_SUM else _reciprocal_rank(signal, raw, rank))
+
+
+def _reciprocal_ranks(signal: Signal, scores: Mapping[str, float]) -> dict[str, float]:
+    return {each: _reciprocal_rank(signal, scores[each], rank) for each, rank in _ranks(scores).items()}
+
+
+def _reciprocal_rank(signal: Signal, raw: float, rank: int) -> float:
+    # A text that shares no token with the query was completed, not found: its rank among its like is chance.
+    return 0.0 if signal is Signal.LEXICAL and raw <= 0 else 1.0 / (RRF_K + rank)
 
 
 def _ranks(scores: Mapping[str, float]) -> dict[str, int]:
@@ -76,12 +115,7 @@ def _ranks(scores: Mapping[str, float]) -> dict[str, int]:
     return {each: rank for rank, each in enumerate(ordered, start=1)}
 
 
-def _signal_score(
-    candidates: Candidates, signal: Signal, weight: float, each: str, ranks: Mapping[str, int]
-) -> SignalScore:
-    retrieved = candidates.retrieved.get(signal, {})
-    raw = retrieved.get(each, candidates.completed.get(signal, {}).get(each))
-    if raw is None:
-        return SignalScore(None, None, weight, 0.0, Origin.MISSING)
-    origin = Origin.RETRIEVED if each in retrieved else Origin.COMPLETED
-    return SignalScore(raw, ranks[each], weight, weight * raw, origin)
+def _origin(candidates: Candidates, signal: Signal, each: str) -> Origin:
+    if each in candidates.retrieved.get(signal, {}):
+        return Origin.RETRIEVED
+    return Origin.COMPLETED if each in candidates.completed.get(signal, {}) else Origin.MISSING

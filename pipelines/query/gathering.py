@@ -13,6 +13,7 @@ from m3core.errors import StoreError
 from m3core.types import QueryVectors, Signal
 from pipelines.query.answer import Coverage
 from pipelines.query.asking import ASK_AGAIN, Answers, Deadline, Missed, ask_all
+from pipelines.query.errors import DegradedError
 from pipelines.query.fusing import Candidates, fused_order
 from pipelines.query.plan import Leg, QueryPlan
 
@@ -29,6 +30,11 @@ class Gathered:
     missed: Mapping[Signal, Missed]
     seconds: Mapping[str, float]
 
+    def exhausted(self, plan: QueryPlan) -> bool:
+        """Whether no store that answered has more candidates than it brought."""
+        found = self.candidates.retrieved
+        return all(len(found[leg.signal]) < leg.candidates for leg in plan.legs if leg.signal in found)
+
 
 @dataclass(frozen=True)
 class Gatherer:
@@ -40,13 +46,18 @@ class Gatherer:
     start: float
 
     async def gather(self) -> Gathered:
-        """Retrieve, complete and re-rank. Raises StoreError if nothing is left to rank by."""
+        """Retrieve, complete and re-rank.
+
+        Raises StoreError if nothing is left to rank by, DegradedError as soon as a required signal is lost.
+        """
         clock = asyncio.get_running_loop().time
         began = clock()
         candidates, missed = await self._retrieve()
+        self._check_required(missed)
         retrieved = clock()
         candidates, late = await self._complete(candidates, missed)
         missed = {**missed, **late}
+        self._check_required(missed)
         weights = self._weights(missed)
         return Gathered(
             candidates, weights, missed, {"candidates": retrieved - began, "completion": clock() - retrieved}
@@ -88,13 +99,18 @@ class Gatherer:
         known = {leg.signal: leg.weight for leg in self.plan.legs if leg.candidates and leg.signal not in missed}
         # Where only multi-vectors count, their sources weigh 0 and are taken as equals.
         weights = known if any(known.values()) else dict.fromkeys(known, 1.0)
-        return [each for each, _ in fused_order(candidates, weights)[: self.plan.rerank_cap]]
+        return [each for each, _ in fused_order(candidates, weights, self.plan.fusion)[: self.plan.rerank_cap]]
 
     def _weights(self, missed: Mapping[Signal, Missed]) -> dict[Signal, float]:
         left = [signal for signal in self.plan.weighted if signal not in missed]
         if not left:
             raise StoreError(f"no signal is left to rank by: {self._reasons(missed)}", ASK_AGAIN)
         return self.plan.weights.normalised(left)
+
+    def _check_required(self, missed: Mapping[Signal, Missed]) -> None:
+        lost = {signal: missed[signal] for signal in self.plan.require if signal in missed}
+        if lost:
+            raise DegradedError(f"a required signal did not answer: {self._reasons(lost)}", ASK_AGAIN)
 
     def _reasons(self, missed: Mapping[Signal, Missed]) -> str:
         stores = {leg.signal: leg.store for leg in self.plan.legs}
@@ -118,4 +134,4 @@ def _finite(answers: Answers[Signal, Scores]) -> Answers[Signal, Scores]:
 
 
 def _all_finite(scores: Iterable[float]) -> bool:
-    return all(math.isfinite(score) for score in scores)
+    return all(map(math.isfinite, scores))

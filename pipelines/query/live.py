@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from connectors.protocol import Searcher
 from connectors.registry import is_embedded, open_searcher
 from m3core.config.model import Config
 from m3core.errors import StoreError, UsageError
+from pipelines.query.errors import CursorError
 from pipelines.state.collection import Generation, read_collection
 from pipelines.state.paths import StatePaths
 from pipelines.state.stores import store_options
@@ -35,6 +36,12 @@ class LiveStores(Protocol):
 
     def pin(self) -> AbstractAsyncContextManager[Pinned]:
         """The stores as they are now, kept open until the block ends."""
+
+    def pin_texts(self, generation: int, created: str) -> AbstractAsyncContextManager[Pinned]:
+        """The store that keeps the texts of one generation, live or retired: what a cursor needs for its next page.
+
+        Raises CursorError if that generation is gone.
+        """
 
     async def aclose(self) -> None:
         """Release everything that no request holds; idempotent."""
@@ -78,6 +85,26 @@ class LiveGeneration:
             opened.users -= 1
             await opened.close_if_free()
 
+    @asynccontextmanager
+    async def pin_texts(self, generation: int, created: str) -> AsyncIterator[Pinned]:
+        """See `LiveStores.pin_texts`. A retired generation's store is opened for this one page."""
+        state = read_collection(self._paths)
+        known = () if state is None else state.generations
+        wanted = next((each for each in known if (each.number, each.created) == (generation, created)), None)
+        if wanted is None or wanted.status not in ("live", "retired"):
+            raise CursorError(f"generation {generation} of this cursor is gone", "search again from the first page")
+        if wanted.status == "live":
+            async with self.pin() as pinned:
+                if _same(pinned.generation, wanted):
+                    yield pinned
+                    return
+        texts = tuple(binding for binding in wanted.stores if binding.text)
+        searchers = await self._open(replace(wanted, stores=texts))
+        try:
+            yield Pinned(wanted, searchers)
+        finally:
+            await _close(searchers)
+
     async def aclose(self) -> None:
         opened, self._opened = self._opened, None
         if opened is not None:
@@ -115,6 +142,17 @@ class LiveGeneration:
             await _close(searchers)
             raise
         return searchers
+
+
+class OneGeneration(LiveGeneration):
+    """`LiveStores` of one generation, live or not: to try it before searches find it."""
+
+    def __init__(self, config: Config, base: Path, generation: Generation) -> None:
+        super().__init__(config, base)
+        self._one = generation
+
+    def _generation(self) -> Generation:
+        return self._one
 
 
 def _same(opened: Generation, live: Generation) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from m3core.terminal import fit, plain
 from m3core.types import Signal
 from pipelines.query.answer import Answer, Coverage, Explanation, Hit, SignalScore
+from pipelines.query.request import Fusion
 from pipelines.query.snippet import snippet
 
 if TYPE_CHECKING:
@@ -75,9 +76,12 @@ def _hit_lines(place: int, hit: Hit, longest: float, query: str, width: int) -> 
     from rich.text import Text
 
     yield from _head_lines(place, hit, longest, width)
-    source = f"{hit.doc_id}#{hit.ordinal}" + _further(hit.further_chunks)
+    source = f"{hit.doc_id}#{hit.ordinal}" + _further(hit.further_chunks) + _same(hit.same_text)
     yield Text.assemble(" " * _INDENT, (fit(source, width - _INDENT).rstrip(), "dim"))
-    yield from _snippet_lines(hit, query, width)
+    yield from _snippet_lines(hit.text, query, width)
+    for chunk in hit.chunks:
+        yield Text(" " * _INDENT).append(f"#{chunk.ordinal} {chunk.score:.3f}", "dim")
+        yield from _snippet_lines(chunk.text, query, width)
 
 
 def _head_lines(place: int, hit: Hit, longest: float, width: int) -> Iterator[Text]:
@@ -99,11 +103,15 @@ def _further(chunks: int) -> str:
     return "" if chunks == 0 else f" · {chunks} more {'chunk' if chunks == 1 else 'chunks'}"
 
 
-def _snippet_lines(hit: Hit, query: str, width: int) -> Iterator[Text]:
+def _same(documents: Sequence[str]) -> str:
+    return f" · same text in {', '.join(documents)}" if documents else ""
+
+
+def _snippet_lines(text: str, query: str, width: int) -> Iterator[Text]:
     from rich.text import Text
 
     room = width - _INDENT
-    part = snippet(hit.text, query, _SNIPPET_LINES * room - 2)
+    part = snippet(text, query, _SNIPPET_LINES * room - 2)
     shown = Text(part.text)
     for start, end in part.marks:
         shown.stylize("bold underline", start, end)
@@ -181,7 +189,12 @@ def _details(signal: Signal, explanation: Explanation | None) -> list[str]:
 def _plan(plan: Mapping[str, Any], candidates: int) -> list[str]:
     legs = [_leg(leg, min(candidates, plan["rerank_cap"])) for leg in plan["signals"]]
     preset = f"preset {plan['preset']}" if plan["preset"] else "own weights"
-    return [*legs, preset, f"texts from {plan['text_store']}", f"filter {plan['filter']}"]
+    fusion = [] if plan["fusion"] == Fusion.WEIGHTED_SUM else [f"fusion {plan['fusion']}"]
+    required = [f"required {' and '.join(plan['require'])}"] if plan["require"] else []
+    phrases = [f'phrase "{phrase}"' for phrase in plan["phrases"]]
+    least = [] if plan["min_score"] is None else [f"score at least {plan['min_score']:g}"]
+    texts, where = f"texts from {plan['text_store']}", f"filter {plan['filter']}"
+    return [*legs, preset, *fusion, *required, texts, where, *phrases, *least]
 
 
 def _leg(leg: Mapping[str, Any], scored: int) -> str:

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
 from m3core.config.model import Config, SearchSection
 from m3core.errors import ModelError
-from m3core.types import Identity, QueryVectors, Signal, encoded_text
-from pipelines.query.answer import Answer, Coverage, Emptiness, Hit, SignalScore
+from m3core.types import Identity, QueryVectors, encoded_text
+from pipelines.query.admission import Admission, AdmissionRules
+from pipelines.query.answer import Answer, Hit
 from pipelines.query.asking import Deadline
+from pipelines.query.breaker import BreakerRules, Breakers
+from pipelines.query.composing import compose, compose_page, found_hits, freeze, thaw
+from pipelines.query.cursor import Cursors, Opened, binding
 from pipelines.query.empty import explain_empty
 from pipelines.query.encoding import EncoderFacts, ModelEncoder, QueryEncoder
+from pipelines.query.errors import OverloadedError
 from pipelines.query.explain import MAX_EXPLAINED
-from pipelines.query.fusing import fused_order, signal_scores
-from pipelines.query.gathering import Gathered, Gatherer
+from pipelines.query.finding import Finder
 from pipelines.query.live import LiveGeneration, LiveStores, Pinned
-from pipelines.query.page import Place, fill_page
+from pipelines.query.other_models import OtherModels
+from pipelines.query.page import fetch_allowed
 from pipelines.query.plan import QueryPlan, make_plan
 from pipelines.query.request import SearchRequest
+from pipelines.query.stopwatch import Stopwatch
 from pipelines.state.collection import Generation
+
+# A store's breaker counts a late answer if the store had this part of the configured timeout, at most a second.
+_PATIENCE_SHARE, _MOST_PATIENCE = 0.2, 1.0
 
 
 @dataclass(frozen=True)
@@ -31,35 +39,54 @@ class Router:
     """Searches one collection. Long-lived: a new snapshot or generation is picked up by the next request.
 
     Not tied to a command or a service. `stores` and `encoder` are the seams that tests and a service replace.
+    `breakers`, `admission` and `cursors` hold what lasts beyond one request; `others` opens models that a generation
+    has and the configuration does not name. For one event loop.
     """
 
     stores: LiveStores
     encoder: QueryEncoder
     search_defaults: SearchSection
+    breakers: Breakers = field(default_factory=Breakers)
+    admission: Admission = field(default_factory=Admission)
+    cursors: Cursors = field(default_factory=Cursors)
+    others: OtherModels | None = None
 
     @classmethod
-    def open(cls, config: Config, base: Path) -> Router:
+    def open(
+        cls,
+        config: Config,
+        base: Path,
+        admission: AdmissionRules | None = None,
+        cursor_key: bytes | None = None,
+    ) -> Router:
         """A router over a configuration; `base` is the folder that its relative paths start from.
 
-        Nothing is read yet: the first request (or `warm`) opens stores and model.
+        Nothing is read yet: the first request (or `warm`) opens stores and model. Processes that are to take each
+        other's cursors share a `cursor_key` of 32 bytes or more.
         """
-        return cls(LiveGeneration(config, base), ModelEncoder(config.model, base), config.search)
+        name = config.collection.name
+        patience = min(_MOST_PATIENCE, _PATIENCE_SHARE * config.search.timeout)
+        return cls(
+            LiveGeneration(config, base),
+            ModelEncoder(config.model, base),
+            config.search,
+            Breakers(BreakerRules(patience=patience)),
+            Admission(admission or AdmissionRules()),
+            Cursors(scope=name) if cursor_key is None else Cursors(cursor_key, scope=name),
+            others=OtherModels(config.model, base),
+        )
 
     async def search(self, request: SearchRequest) -> Answer:
-        """Answer one request.
+        """Answer one request, or one page of a cursor.
 
-        Raises UsageError and FilterError (the request), StateError and ModelError (nothing to search, vectors that do
-        not meet) and StoreError (the text store did not answer, or no signal did).
+        Raises UsageError and FilterError (the request), CursorError (its cursor), StateError and ModelError (nothing
+        to search, vectors that do not meet), OverloadedError and TenantBusyError (too many searches at once),
+        DegradedError (a required signal is lost) and StoreError (the text store did not answer, or no signal did).
         """
-        clock = _Clock()
-        async with self.stores.pin() as pinned:
-            encoder = await self.encoder.facts()
-            _check_encoder(pinned.generation, encoder)
-            plan = make_plan(request, pinned.generation, encoder.presets, self.search_defaults)
-            clock.lap("open")
-            vectors = await self.encoder.encode_query(request.query)
-            clock.lap("encode")
-            return await self._answer(request, plan, vectors, pinned, clock)
+        with self.admission.place(request.identity.tenant):
+            if request.cursor is not None:
+                return await self._page(request, self.cursors.open(request.cursor))
+            return await self._search(request)
 
     async def warm(self) -> Mapping[str, float]:
         """Open stores and model and run one search, so that the next one is fast. Milliseconds of each stage."""
@@ -70,30 +97,90 @@ class Router:
         """Release stores and model; idempotent."""
         await self.stores.aclose()
         await self.encoder.aclose()
+        if self.others is not None:
+            await self.others.aclose()
 
-    async def _answer(
-        self, request: SearchRequest, plan: QueryPlan, vectors: QueryVectors, pinned: Pinned, clock: _Clock
-    ) -> Answer:
-        start = asyncio.get_running_loop().time()
-        texts, last = pinned.searchers[plan.text_store], Deadline.after(start, plan.deadlines.texts)
-        gathered = await Gatherer(plan, vectors, pinned.searchers, start).gather()
-        for stage, seconds in gathered.seconds.items():
-            clock.add(stage, seconds)
-        clock.lap("fusion")
-        order = fused_order(gathered.candidates, gathered.weights)
-        places = await fill_page(order, plan, request.identity, texts, last)
-        clock.lap("texts")
-        hits = _hits(places, gathered)
-        if plan.explain and hits:
-            hits = await self._explained(request.query, vectors, hits)
-            clock.lap("explain")
-        empty = None if hits else await explain_empty(plan, request.identity, len(order), texts, last)
-        return _compose(request, plan, gathered, hits, empty, clock)
+    async def _search(self, request: SearchRequest) -> Answer:
+        clock = Stopwatch()
+        async with self.stores.pin() as pinned:
+            fitting = await self._fitting(pinned.generation)
+            plan = await fitting._plan(request, pinned)
+            await fitting.encoder.ready()
+            clock.lap("open")
+            start = asyncio.get_running_loop().time()
+            vectors = await fitting._encoded(plan, start)
+            clock.lap("encode")
+            searchers = self.breakers.guard(pinned.searchers)
+            found = await Finder(request.identity, vectors, searchers, start).find(plan)
+            for stage, seconds in found.seconds.items():
+                clock.add(stage, seconds)
+            hits = await fitting._explained(plan, vectors, found_hits(found), clock)
+            answer = compose(request.query, found, hits)
+            if not hits:
+                last = Deadline.after(start, plan.deadlines.texts)
+                why = await explain_empty(found, request.identity, searchers[plan.text_store], last)
+                answer = replace(answer, empty=why)
+            frozen = freeze(found, pinned.generation.created) if plan.paged else None
+            if frozen is not None:
+                token = self.cursors.seal(frozen, binding(request.identity, request.query, plan))
+                answer = replace(answer, cursor=token)
+            return replace(answer, timings_ms=clock.stages())
 
-    async def _explained(self, query: str, vectors: QueryVectors, hits: Sequence[Hit]) -> list[Hit]:
+    async def _page(self, request: SearchRequest, opened: Opened) -> Answer:
+        clock, frozen = Stopwatch(), opened.frozen
+        async with self.stores.pin_texts(frozen.generation, frozen.created) as pinned:
+            fitting = await self._fitting(pinned.generation)
+            plan = await fitting._plan(request, pinned)
+            opened.check(binding(request.identity, request.query, plan))
+            clock.lap("open")
+            start = asyncio.get_running_loop().time()
+            ids = [each for document in frozen.documents[: plan.limit] for each in document.ids]
+            texts = self.breakers.guard(pinned.searchers)[plan.text_store]
+            last = Deadline.after(start, plan.deadlines.texts)
+            page = thaw(frozen, plan, await fetch_allowed(ids, plan, request.identity, texts, last))
+            clock.lap("texts")
+            hits: Sequence[Hit] = page.hits
+            if plan.explain and hits:
+                await fitting.encoder.ready()
+                vectors = await fitting._encoded(plan, asyncio.get_running_loop().time())
+                clock.lap("encode")
+                hits = await fitting._explained(plan, vectors, hits, clock)
+            answer = compose_page(request.query, frozen, plan, hits, page.gaps)
+            if rest := frozen.documents[plan.limit :]:
+                left = replace(frozen, documents=rest, next=frozen.next + plan.limit)
+                answer = replace(answer, cursor=self.cursors.seal(left, opened.bound, opened.expires))
+            return replace(answer, timings_ms=clock.stages())
+
+    async def _fitting(self, generation: Generation) -> Router:
+        """This router with the model of the generation, if that is another one and its name leads to it."""
+        if self.others is None or (await self.encoder.facts()).fingerprint == generation.encoder_fingerprint:
+            return self
+        other = await self.others.find(generation)
+        return self if other is None else replace(self, encoder=other)
+
+    async def _plan(self, request: SearchRequest, pinned: Pinned) -> QueryPlan:
+        encoder = await self.encoder.facts()
+        _check_encoder(pinned.generation, encoder)
+        return make_plan(request, pinned.generation, encoder.presets, self.search_defaults)
+
+    async def _encoded(self, plan: QueryPlan, start: float) -> QueryVectors:
+        left = Deadline.after(start, plan.deadlines.query).left()
+        try:
+            return await asyncio.wait_for(self.encoder.encode_query(plan.text), left)
+        except TimeoutError:
+            raise OverloadedError(
+                f"the model did not encode the query within {left:.3g} s", "search again later, or allow more time"
+            ) from None
+
+    async def _explained(
+        self, plan: QueryPlan, vectors: QueryVectors, hits: Sequence[Hit], clock: Stopwatch
+    ) -> Sequence[Hit]:
+        if not plan.explain or not hits:
+            return hits
         shown = hits[:MAX_EXPLAINED]
         texts = [encoded_text(hit.context, hit.text) for hit in shown]
-        explanations = await self.encoder.explain(query, vectors, texts)
+        explanations = await self.encoder.explain(plan.text, vectors, texts)
+        clock.lap("explain")
         explained = [replace(hit, explanation=why) for hit, why in zip(shown, explanations, strict=True)]
         return [*explained, *hits[MAX_EXPLAINED:]]
 
@@ -134,81 +221,10 @@ class SyncRouter:
         self.close()
 
 
-class _Clock:
-    """Milliseconds per stage, in the order in which they ended."""
-
-    def __init__(self) -> None:
-        self._start = self._last = time.perf_counter()
-        self._stages: dict[str, float] = {}
-
-    def lap(self, stage: str) -> None:
-        """What passed since the last lap belongs to `stage`, apart from what `add` already told."""
-        now = time.perf_counter()
-        self._stages[stage] = 1e3 * (now - self._last)
-        self._last = now
-
-    def add(self, stage: str, seconds: float) -> None:
-        """A stage that was timed elsewhere, since the last lap."""
-        self._stages[stage] = 1e3 * seconds
-        self._last += seconds
-
-    def stages(self) -> dict[str, float]:
-        """All stages and the total so far."""
-        return {**self._stages, "total": 1e3 * (time.perf_counter() - self._start)}
-
-
 def _check_encoder(generation: Generation, encoder: EncoderFacts) -> None:
     if generation.encoder_fingerprint != encoder.fingerprint:
         raise ModelError(
             f"generation {generation.number} was built with the encoder {generation.encoder_fingerprint} "
             f"({generation.model}); the configured model is {encoder.fingerprint}, and their vectors do not meet",
-            "name the model the collection was built with, or m3 ingest to build a new generation",
+            "name the model the collection was built with, or m3 generations build, then promote",
         )
-
-
-def _hits(places: Sequence[Place], gathered: Gathered) -> list[Hit]:
-    ids = [place.payload.id for place in places]
-    signals = signal_scores(gathered.candidates, gathered.weights, ids)
-    return [_hit(place, signals[place.payload.id]) for place in places]
-
-
-def _hit(place: Place, signals: Mapping[Signal, SignalScore]) -> Hit:
-    payload = place.payload
-    return Hit(
-        id=payload.id,
-        doc_id=payload.doc_id,
-        ordinal=payload.ordinal,
-        title=payload.title,
-        context=payload.context,
-        text=payload.text,
-        language=payload.language,
-        score=place.score,
-        signals=signals,
-        span=payload.span,
-        metadata=payload.metadata,
-        further_chunks=place.further_chunks,
-    )
-
-
-def _compose(
-    request: SearchRequest,
-    plan: QueryPlan,
-    gathered: Gathered,
-    hits: Sequence[Hit],
-    empty: Emptiness | None,
-    clock: _Clock,
-) -> Answer:
-    missed = gathered.missed
-    stores = {leg.signal: leg.store for leg in plan.legs}
-    return Answer(
-        query=request.query,
-        hits=tuple(hits),
-        coverage={signal: missed[signal].coverage if signal in missed else Coverage.OK for signal in stores},
-        why={signal: f"{stores[signal]}: {each.why}" for signal, each in missed.items()},
-        generation=plan.generation,
-        weights=gathered.weights,
-        timings_ms=clock.stages(),
-        candidates=len(gathered.candidates.ids),
-        plan=plan.as_json() if plan.explain else None,
-        empty=empty,
-    )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 _WORD = re.compile(r"\w+")
 # Scripts written without spaces: a run of letters is no word there, so pairs of letters stand for words.
-_UNSPACED = re.compile(
+UNSPACED = re.compile(
     r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd]"
 )
 # Bounds on the work for one hit, whatever was asked and found.
@@ -47,7 +47,7 @@ def matches(text: str, query: str) -> list[tuple[int, int]]:
     folded = _fold(text)
     found: list[tuple[int, int]] = []
     for term in query_terms(query):
-        pattern = re.escape(term) if _UNSPACED.search(term) else rf"(?<!\w){re.escape(term)}"
+        pattern = re.escape(term) if UNSPACED.search(term) else rf"(?<!\w){re.escape(term)}"
         found += [match.span() for match in re.finditer(pattern, folded)]
     return _merge(found)[:_MAX_SPANS]
 
@@ -55,8 +55,8 @@ def matches(text: str, query: str) -> list[tuple[int, int]]:
 def query_terms(query: str) -> list[str]:
     """Words of the query, folded, without the short ones as long as there are others; letter pairs where needed."""
     words = list(dict.fromkeys(_WORD.findall(_fold(query))))
-    spaced = [word for word in words if not _UNSPACED.search(word)]
-    pairs = [word[at : at + 2] for word in words if _UNSPACED.search(word) for at in range(max(1, len(word) - 1))]
+    spaced = [word for word in words if not UNSPACED.search(word)]
+    pairs = [word[at : at + 2] for word in words if UNSPACED.search(word) for at in range(max(1, len(word) - 1))]
     long = [word for word in spaced if len(word) > _SHORT]
     return [*(long or ([] if pairs else spaced)), *dict.fromkeys(pairs)][:_MAX_TERMS]
 

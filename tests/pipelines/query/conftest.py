@@ -14,17 +14,28 @@ import numpy as np
 import pytest
 
 from connectors.filters.tree import Filter
-from connectors.protocol import CollectionSchema, FieldType, Payload, Scored, Searcher, Sink, StoreOptions
+from connectors.protocol import (
+    CollectionSchema,
+    FieldType,
+    Payload,
+    Scored,
+    Searcher,
+    Sink,
+    StoreOptions,
+)
 from connectors.registry import open_searcher, open_sink
 from m3core.config.model import SearchSection
 from m3core.fusion import BUILT_IN_PRESETS, Weights
 from m3core.types import Chunk, ChunkVectors, Identity, Metadata, QueryVectors, Row, Signal
 from pipelines.query.answer import Answer, Explanation
 from pipelines.query.encoding import EncoderFacts
+from pipelines.query.errors import CursorError
 from pipelines.query.live import Pinned
 from pipelines.query.request import SearchRequest
 from pipelines.query.router import Router
 from pipelines.state.collection import Generation, StoreBinding
+from tests.conformance.store import publish
+from tests.servers.running import connection_of
 
 DENSE_DIM, MULTI_DIM, VOCABULARY = 8, 4, 40
 FIELDS = {"year": "integer", "topic": "string"}
@@ -105,6 +116,9 @@ class FixedEncoder:
     async def facts(self) -> EncoderFacts:
         return EncoderFacts(FINGERPRINT, self._presets)
 
+    async def ready(self) -> None:
+        """Nothing to load."""
+
     async def encode_query(self, query: str) -> QueryVectors:
         return self.query
 
@@ -117,7 +131,7 @@ class FixedEncoder:
 
 @dataclass
 class FixedStores:
-    """Stores that are always open."""
+    """Stores that are open until the router is closed."""
 
     pinned: Pinned
 
@@ -125,8 +139,16 @@ class FixedStores:
     async def pin(self) -> AsyncIterator[Pinned]:
         yield self.pinned
 
+    @asynccontextmanager
+    async def pin_texts(self, generation: int, created: str) -> AsyncIterator[Pinned]:
+        known = self.pinned.generation
+        if (known.number, known.created) != (generation, created):
+            raise CursorError(f"generation {generation} of this cursor is gone")
+        yield self.pinned
+
     async def aclose(self) -> None:
-        """Nothing to release."""
+        for searcher in self.pinned.searchers.values():
+            await searcher.aclose()
 
 
 class Unreliable:
@@ -222,7 +244,7 @@ def generation_of(stores: tuple[StoreBinding, ...]) -> Generation:
     )
 
 
-def _options(generation: Generation, binding: StoreBinding, root: Path) -> StoreOptions:
+def _options(generation: Generation, binding: StoreBinding, root: Path, url: str = "") -> StoreOptions:
     schema = CollectionSchema(
         collection="handbook",
         generation=generation.number,
@@ -233,7 +255,8 @@ def _options(generation: Generation, binding: StoreBinding, root: Path) -> Store
         keeps_text=binding.text,
         encoder_fingerprint=FINGERPRINT,
     )
-    return StoreOptions(binding.name, root / binding.name, schema)
+    connection = connection_of(binding.kind, root / binding.name, url)
+    return StoreOptions(binding.name, root / binding.name, schema, min_free_bytes=1 << 20, connection=connection)
 
 
 @dataclass(frozen=True)
@@ -259,8 +282,9 @@ class Kit:
         query: QueryVectors,
         stores: tuple[StoreBinding, ...] = ONE_STORE,
         search: SearchSection | None = None,
+        urls: Mapping[str, str] | None = None,
     ) -> World:
-        """Rows written to memory stores of their own."""
+        """Rows written to stores of their own. `urls`: by which way to a server the stores of a name are read."""
         root = Path(tempfile.mkdtemp(dir=self.root))
         generation = generation_of(stores)
         searchers: dict[str, Searcher] = {}
@@ -269,7 +293,10 @@ class Kit:
             sink = open_sink(binding.kind, options)
             sink.ensure(options.schema)
             assert not sink.write(rows).failures
-            searchers[binding.name] = open_searcher(binding.kind, options)
+            publish(sink)
+            sink.close()
+            reading = _options(generation, binding, root, (urls or {}).get(binding.name, ""))
+            searchers[binding.name] = open_searcher(binding.kind, reading)
         return World(list(rows), query, generation, searchers, search or SearchSection(), root)
 
     def random_world(

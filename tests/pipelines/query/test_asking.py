@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 
 import pytest
@@ -114,3 +115,40 @@ def test_what_is_no_fault_of_a_store_is_raised() -> None:
 
     with pytest.raises(FilterError, match="cannot express"):
         asyncio.run(scene())
+
+
+def test_of_two_such_faults_one_is_raised_and_the_other_is_not_reported_as_forgotten() -> None:
+    reported: list[object] = []
+
+    async def faulty(timeout: float) -> str:
+        raise FilterError("the store cannot express this")
+
+    async def scene() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+        with pytest.raises(FilterError):
+            await ask_all({"x": faulty, "y": faulty}, Deadline.after(asyncio.get_running_loop().time(), 1.0))
+
+    asyncio.run(scene())
+    gc.collect()
+    assert reported == []
+
+
+def test_what_was_cancelled_has_ended_when_the_search_goes_on() -> None:
+    ended: list[str] = []
+
+    async def client(timeout: float) -> str:
+        async def connection() -> None:
+            try:
+                await asyncio.sleep(30)
+            finally:
+                await asyncio.sleep(0)
+                ended.append("closed")
+
+        await asyncio.wait_for(connection(), 20)
+        return "late"
+
+    async def scene() -> None:
+        await ask_all({"x": client}, Deadline.after(asyncio.get_running_loop().time(), 0.05))
+        assert ended == ["closed"]
+
+    asyncio.run(scene())

@@ -11,9 +11,10 @@ import pytest
 from m3core import scoring
 from m3core.config.model import ModelSection
 from m3core.encoder import Encoder
+from m3core.errors import EncodeMemoryError
 from m3core.fingerprint import encoder_fingerprint
-from m3core.types import Signal, TextKind
-from pipelines.query.encoding import ModelEncoder
+from m3core.types import Encoded, QueryVectors, Signal, TextKind
+from pipelines.query.encoding import ModelEncoder, encode_queries
 from pipelines.query.explain import align, explain_texts, multi_tokens
 
 QUERY = "the key of the cryostat"
@@ -43,6 +44,10 @@ def test_products_add_up_to_the_raw_lexical_score(encoder: Encoder) -> None:
         assert sum(each.product for each in explanation.tokens) == pytest.approx(raw, abs=1e-5)
         products = [each.product for each in explanation.tokens]
         assert products == sorted(products, reverse=True)
+        for each in explanation.tokens:
+            assert each.query_weight * each.passage_weight == pytest.approx(each.product, rel=1e-5)
+            assert each.query_weight in query.lexical_weights
+            assert each.passage_weight in encoded.lexical.row(place)[1]
 
 
 def test_every_vector_has_its_token_and_the_prefix_has_none(encoder: Encoder) -> None:
@@ -103,6 +108,53 @@ def test_model_encoder_loads_the_weights_only_for_encoding(tiny_model: Path, tmp
         assert np.array_equal(first.dense, second.dense)  # type: ignore[arg-type]
         assert len(await model.explain(QUERY, first, TEXTS)) == len(TEXTS)
         assert vars(model)["_encoder"] is loaded
+        await model.aclose()
+
+    asyncio.run(scene())
+
+
+def test_queries_of_one_pass_have_the_vectors_that_they_have_alone(encoder: Encoder) -> None:
+    queries = [QUERY, "night train", QUERY * 3, "低温実験室の鍵"]
+    found = encode_queries(encoder, queries)
+    for query, vectors in zip(queries, found, strict=True):
+        assert isinstance(vectors, QueryVectors)
+        alone = encoder.encode_query(query)
+        for name in ("dense", "lexical_ids", "lexical_weights", "multi"):
+            np.testing.assert_allclose(getattr(vectors, name), getattr(alone, name), atol=1e-5)
+            assert getattr(vectors, name).base is None
+
+
+def test_a_query_too_large_for_memory_fails_alone(encoder: Encoder) -> None:
+    class Small:
+        """An encoder in whose memory the second text does not fit."""
+
+        def encode(self, texts: list[str], kind: TextKind) -> Encoded:
+            raise EncodeMemoryError.of([1], [600], encoder.encode(texts, kind))
+
+    first, second = encode_queries(Small(), [QUERY, "word " * 600])  # type: ignore[arg-type]
+    assert isinstance(first, QueryVectors)
+    assert isinstance(second, EncodeMemoryError)
+
+
+def test_a_query_is_encoded_once_and_then_remembered(tiny_model: Path, tmp_path: Path) -> None:
+    async def scene() -> None:
+        model = ModelEncoder(ModelSection(name=str(tiny_model)), tmp_path)
+        await model.ready()
+        loaded = vars(model)["_encoder"]
+        passes: list[list[str]] = []
+        encode = loaded.encode
+
+        class Counting:
+            def encode(self, texts: list[str], kind: TextKind) -> Encoded:
+                passes.append(texts)
+                result: Encoded = encode(texts, kind)
+                return result
+
+        vars(model)["_encoder"] = Counting()
+        found = await asyncio.gather(*(model.encode_query(query) for query in ("a", "b", "a")))
+        assert found[0] is found[2]
+        assert await model.encode_query("b") is found[1]
+        assert sorted(query for each in passes for query in each) == ["a", "b"]
         await model.aclose()
 
     asyncio.run(scene())

@@ -7,10 +7,11 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m3core.fusion import Weights
+from m3core.fusion import Weights, reciprocal_rank_fusion
 from m3core.types import Signal
 from pipelines.query.answer import Origin
 from pipelines.query.fusing import Candidates, fused_order, signal_scores
+from pipelines.query.request import Fusion
 
 SCORES = st.dictionaries(st.sampled_from("abcdefghij"), st.floats(-1, 1, allow_subnormal=False), max_size=8)
 WEIGHTS = st.tuples(st.floats(0, 5), st.floats(0, 5), st.floats(0.1, 5)).map(lambda each: Weights(*each))
@@ -78,3 +79,29 @@ def test_missing_lists_ids_without_a_score_ascending() -> None:
     assert found.missing(Signal.DENSE) == ["c"]
     assert found.missing(Signal.LEXICAL) == ["b"]
     assert found.missing(Signal.MULTI) == ["a", "b", "c"]
+
+
+@given(candidates(), WEIGHTS)
+def test_reciprocal_ranks_by_the_formula_and_contributions_add_up(found: Candidates, weights: Weights) -> None:
+    shares = weights.normalised()
+    signals = signal_scores(found, shares, found.ids, Fusion.RECIPROCAL_RANK)
+    order = fused_order(found, shares, Fusion.RECIPROCAL_RANK)
+    assert order == sorted(order, key=lambda pair: (-pair[1], pair[0]))
+    for each, score in order:
+        assert math.isclose(sum(part.contribution for part in signals[each].values()), score, abs_tol=1e-12)
+        for signal, part in signals[each].items():
+            above = [raw for raw in found.raw(signal).values() if part.raw is not None and raw > part.raw]
+            counts = part.raw is not None and (signal is not Signal.LEXICAL or part.raw > 0)
+            assert (part.contribution > 0) is (counts and shares[signal] > 0)
+            # Ranks from 1; ties are broken by id, so that the rank is at least one more than how many are better.
+            assert part.contribution <= shares[signal] / (60 + 1 + len(above)) + 1e-15
+
+
+@given(st.lists(st.lists(st.sampled_from("abcdefgh"), unique=True, min_size=1), min_size=2, max_size=2))
+def test_equal_weights_order_as_plain_reciprocal_rank_fusion(rankings: list[list[str]]) -> None:
+    scores = [{each: 1.0 - 0.01 * place for place, each in enumerate(ranking)} for ranking in rankings]
+    found = Candidates({Signal.DENSE: scores[0], Signal.LEXICAL: scores[1]})
+    shares = Weights(1, 1, 0).normalised((Signal.DENSE, Signal.LEXICAL))
+    oracle = reciprocal_rank_fusion(rankings)
+    for each, score in fused_order(found, shares, Fusion.RECIPROCAL_RANK):
+        assert math.isclose(2 * score, oracle[each], abs_tol=1e-12)

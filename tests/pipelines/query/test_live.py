@@ -18,6 +18,7 @@ from m3core.config.model import CollectionSection, Config, ModelSection, SourceS
 from m3core.encoder import Encoder, stored_vectors
 from m3core.errors import ModelError, StateError, UsageError
 from m3core.types import ALL_SIGNALS, Chunk, Identity, Row
+from pipelines.query.errors import CursorError
 from pipelines.query.live import LiveGeneration
 from pipelines.query.request import SearchRequest
 from pipelines.query.router import Router, SyncRouter
@@ -167,6 +168,28 @@ def test_new_generation_is_picked_up_and_what_is_pinned_stays_open(site: Site) -
         await stores.aclose()
 
     asyncio.run(scene())
+
+
+def test_a_cursor_leafs_on_in_its_generation_until_that_is_dropped(site: Site) -> None:
+    site.ingest(1, TEXTS)
+    paged = SearchRequest("key", STAFF, limit=1, paged=True)
+    with SyncRouter.open(site.config, site.folder) as router:
+        order = [hit.doc_id for hit in router.search(replace(paged, limit=4)).hits]
+        first = router.search(paged)
+        site.ingest(2, TEXTS[:1])
+        assert router.search(paged).generation == 2
+        second = router.search(replace(paged, cursor=first.cursor))
+        assert (second.generation, [hit.doc_id for hit in second.hits]) == (1, order[1:2])
+        third = router.search(replace(paged, cursor=second.cursor, explain=True))
+        assert [hit.doc_id for hit in third.hits] == order[2:3]
+        assert third.hits[0].explanation is not None
+        state = read_collection(site.paths)
+        assert state is not None
+        old, live = state.generations
+        swap_collection(site.paths, state, replace(state, generations=(replace(old, status="dropped"), live)))
+        with pytest.raises(CursorError, match="generation 1 of this cursor is gone"):
+            router.search(replace(paged, cursor=second.cursor))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("qdrant-edge")]
 
 
 def test_stores_open_once_for_requests_side_by_side(site: Site) -> None:

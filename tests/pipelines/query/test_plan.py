@@ -46,11 +46,19 @@ def test_golden() -> None:
             {"signal": "lexical", "store": "words", "weight": 0.2, "candidates": 100},
             {"signal": "multi", "store": "tokens", "weight": 0.4, "candidates": 0},
         ],
+        "require": [],
         "text_store": "vectors",
         "filter": '(year >= 2024 and topic = "travel") and (tenant = "acme" and acl in ("staff"))',
+        "phrases": [],
+        "min_score": None,
         "limit": 5,
+        "offset": 0,
+        "chunks": 1,
+        "once": True,
+        "paged": False,
+        "max_candidates": 800,
         "rerank_cap": 400,
-        "deadline_s": {"candidates": 1.0, "scores": 1.7, "texts": 2.0},
+        "deadline_s": {"query": 0.7, "candidates": 1.2, "scores": 1.7, "texts": 2.0},
     }
 
 

@@ -18,6 +18,7 @@ from pipelines.query.answer import (
     Emptiness,
     Explanation,
     Hit,
+    HitChunk,
     MatchedToken,
     Origin,
     SignalScore,
@@ -84,11 +85,19 @@ ANSWER = Answer(
             {"signal": "lexical", "store": "elasticsearch", "weight": 0.2, "candidates": 100},
             {"signal": "multi", "store": "milvus", "weight": 0.4, "candidates": 0},
         ],
+        "require": [],
         "text_store": "qdrant",
         "filter": 'tenant = "acme" and acl in ("staff")',
+        "phrases": [],
+        "min_score": None,
         "limit": 10,
+        "offset": 0,
+        "chunks": 1,
+        "once": True,
+        "paged": False,
+        "max_candidates": 800,
         "rerank_cap": 400,
-        "deadline_s": {"candidates": 5.0, "scores": 8.5, "texts": 10.0},
+        "deadline_s": {"query": 3.5, "candidates": 6.0, "scores": 8.5, "texts": 10.0},
     },
 )
 
@@ -205,6 +214,32 @@ def test_no_hits_says_why() -> None:
     assert render(nothing, Look(100)) == (
         "No hits: no row passes year >= 2030; without it 41 do.\n0 hits · generation 3 · 33 ms\n"
     )
+
+
+def test_further_chunks_and_copies_are_shown_with_their_hit() -> None:
+    inside = HitChunk("e", 5, "", "Another night train to Rome.", (0, 28), 0.51234, FIRST.signals)
+    hit = replace(FIRST, chunks=(inside,), same_text=("lab/a", "lab/b"))
+    shown = render(replace(ANSWER, hits=(hit,)), Look(100)).splitlines()
+    assert shown[1:5] == [
+        "    handbook/travel-7#3 · 2 more chunks · same text in lab/a, lab/b",
+        "    Ein Nachtzug (night train) wird bis 200 Euro bezahlt.",
+        "    #5 0.512",
+        "    Another night train to Rome.",
+    ]
+
+
+def test_plan_shows_all_that_was_asked_for() -> None:
+    assert ANSWER.plan is not None
+    plan = {
+        **ANSWER.plan,
+        "fusion": "reciprocal-rank",
+        "require": ["dense", "multi"],
+        "phrases": ["night train", "Rome"],
+        "min_score": 0.25,
+    }
+    shown = " ".join(render(replace(ANSWER, plan=plan), Look(100, explain=True)).split())
+    assert "· fusion reciprocal-rank · required dense and multi · texts from qdrant ·" in shown
+    assert '"staff") · phrase "night train" · phrase "Rome" · score at least 0.25 time' in shown.replace("acl in (", "")
 
 
 def test_heads_are_the_first_lines_of_the_first_hits() -> None:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from m3core.errors import UsageError
 from m3core.types import Identity, Signal
-from pipelines.query.request import MAX_QUERY_CHARS, SearchRequest, parse_identity, parse_signals
+from pipelines.query.request import (
+    MAX_CURSOR_CHARS,
+    MAX_QUERY_CHARS,
+    Fusion,
+    SearchRequest,
+    parse_fusion,
+    parse_identity,
+    parse_signals,
+)
 
 STAFF = Identity("acme", ("staff",))
 
@@ -91,3 +101,38 @@ def test_parse_signals() -> None:
     )
     with pytest.raises(UsageError, match="none was named"):
         parse_signals(",")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"chunks": 0}, r"chunks 0: it must lie within 1\.\.10"),
+        ({"chunks": 11}, "chunks 11"),
+        ({"offset": -1}, r"offset -1: it must lie within 0\.\.1000"),
+        ({"offset": 1001}, "offset 1001"),
+        ({"min_score": float("nan")}, "min_score nan: it must be a finite number"),
+        ({"min_score": float("inf")}, "min_score inf"),
+        ({"cursor": "x", "offset": 1}, "offset and cursor are both given"),
+        ({"cursor": "x" * (MAX_CURSOR_CHARS + 1)}, "the cursor has 262145 characters; none of ours has more"),
+    ],
+)
+def test_values_out_of_bounds(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        SearchRequest("x", STAFF, **changes)
+
+
+def test_parse_fusion() -> None:
+    assert parse_fusion("reciprocal-rank") is Fusion.RECIPROCAL_RANK
+    with pytest.raises(UsageError) as caught:
+        parse_fusion("reciprocal_rank")
+    assert (caught.value.message, caught.value.remedy) == (
+        "--fusion 'reciprocal_rank': no such way to make one score",
+        'did you mean "reciprocal-rank"?',
+    )
+
+
+def test_required_signals_are_named_like_the_others() -> None:
+    with pytest.raises(UsageError, match="--require 'dens': no such signal"):
+        parse_signals("dens", "--require")
+    with pytest.raises(UsageError, match="require: none was named"):
+        parse_signals(",", "--require")

@@ -152,7 +152,7 @@ def test_rows_that_one_store_lacks_are_missing_there_and_count_zero(kit: Any) ->
 )
 def test_lost_signal_gives_the_answer_of_a_plan_without_it(kit: Any, lost: Signal, place: str, fault: Any) -> None:
     world = kit.random_world(9, 60, THREE, SearchSection(candidates=10, limit=100))
-    request = SearchRequest("x", STAFF, timeout=0.3)
+    request = SearchRequest("x", STAFF, timeout=1.0)
     degraded = world.ask(request, {STORE_OF[lost]: {f"{place} {lost}": fault}})
     kept = tuple(signal for signal in Signal if signal is not lost)
     plain = world.ask(replace(request, signals=kept))
@@ -206,10 +206,10 @@ def test_text_store_down_is_an_error_never_an_unchecked_hit(kit: Any, fault: Any
 def test_late_store_leaves_time_for_the_texts(kit: Any) -> None:
     world = kit.random_world(1, 20, THREE)
     faults = {"words": {"search lexical": 30.0}, "tokens": {"score multi": 30.0}}
-    answer = world.ask(SearchRequest("x", STAFF, timeout=0.4), faults)
+    answer = world.ask(SearchRequest("x", STAFF, timeout=1.5), faults)
     assert answer.hits
     assert answer.weights == {Signal.DENSE: 1.0}
-    assert answer.timings_ms["total"] < 400
+    assert answer.timings_ms["total"] < 1500
 
 
 def test_row_gone_from_the_text_store_is_not_shown_and_the_next_takes_its_place(kit: Any) -> None:
@@ -375,6 +375,10 @@ def test_json_has_the_fixed_shape(kit: Any) -> None:
         "candidates",
         "timings_ms",
         "empty",
+        "rounds",
+        "offset",
+        "cursor",
+        "gaps",
     ]
     assert (value["schema_version"], value["query"], value["generation"]) == (1, "night train", 3)
     assert value["coverage"] == {"dense": "ok", "lexical": "ok", "multi": "ok"}
@@ -394,6 +398,8 @@ def test_json_has_the_fixed_shape(kit: Any) -> None:
         "span",
         "metadata",
         "further_chunks",
+        "chunks",
+        "same_text",
     }
     assert set(hit["signals"]) == {"dense", "lexical", "multi"}
     assert all(set(part) == {"raw", "rank", "weight", "contribution", "origin"} for part in hit["signals"].values())

@@ -1,0 +1,84 @@
+"""How many searches run at once. Beyond that a search is refused at once: a queue that grows helps nobody.
+
+There is no waiting room besides the running searches themselves, which wait for the model and for stores under their
+deadlines. A tenant may hold a share of the places only, so that one in a frenzy leaves room for the others.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from m3core.errors import UsageError
+from pipelines.query.errors import OverloadedError, TenantBusyError
+
+# Weight of the newest search in the mean duration.
+_NEWEST = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionRules:
+    """Most searches at once, and the share of them that one tenant may hold. Raises UsageError if out of bounds."""
+
+    searches: int = 64
+    tenant_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.searches < 1:
+            raise UsageError(f"searches {self.searches}: at least one must be let in", "give 1 or more")
+        if not 0 < self.tenant_share <= 1:
+            raise UsageError(f"tenant_share {self.tenant_share}: it must lie above 0 and up to 1", "0.5, for example")
+
+    @property
+    def per_tenant(self) -> int:
+        """Most searches at once of one tenant, at least one."""
+        return max(1, math.floor(self.searches * self.tenant_share))
+
+
+@dataclass
+class Admission:
+    """Counts the running searches. For one event loop; `clock` counts seconds."""
+
+    rules: AdmissionRules = field(default_factory=AdmissionRules)
+    clock: Callable[[], float] = time.monotonic
+    _running: Counter[str] = field(default_factory=Counter)
+    _seconds: float = 0.0
+
+    @property
+    def running(self) -> int:
+        """Searches that hold a place now."""
+        return self._running.total()
+
+    @contextmanager
+    def place(self, tenant: str) -> Iterator[None]:
+        """Hold a place while the block runs. Raises OverloadedError, TenantBusyError."""
+        if self.running >= self.rules.searches:
+            raise OverloadedError(
+                f"{self.running} searches are running, as many as are let in", "search again later", self._retry_after()
+            )
+        if self._running[tenant] >= self.rules.per_tenant:
+            raise TenantBusyError(
+                f"this tenant has {self._running[tenant]} searches running, its share of {self.rules.searches}",
+                "search again later, or fewer at once",
+                self._retry_after(),
+            )
+        self._running[tenant] += 1
+        began = self.clock()
+        try:
+            yield
+        finally:
+            self._learn(self.clock() - began)
+            self._running[tenant] -= 1
+            if not self._running[tenant]:
+                del self._running[tenant]
+
+    def _learn(self, seconds: float) -> None:
+        self._seconds = seconds if not self._seconds else (1 - _NEWEST) * self._seconds + _NEWEST * seconds
+
+    def _retry_after(self) -> float:
+        """Whole seconds after which about as many searches as run now are over."""
+        return float(max(1, math.ceil(self._seconds)))
