@@ -18,16 +18,25 @@ from pipelines.cli import (
     bench,
     config,
     dead_letters,
+    delete,
     demo,
+    doctor,
+    embed,
     encode,
     evaluate,
+    gc,
+    generations,
     ingest,
     init,
+    keys,
+    load,
     mine,
     models,
     plan,
+    purge,
     repair,
     search,
+    serve,
     show,
     status,
     train,
@@ -51,14 +60,23 @@ app = typer.Typer(
 )
 app.command("init")(init.init)
 app.command("demo")(demo.demo)
+app.command("doctor")(doctor.doctor)
 app.command("plan")(plan.plan)
 app.command("ingest")(ingest.ingest)
 app.command("search")(search.search)
+app.command("serve")(serve.serve)
 app.command("status")(status.status)
 app.command("show")(show.show)
+app.command("embed")(embed.embed)
+app.command("load")(load.load)
 app.command("audit")(audit.audit)
 app.command("repair")(repair.repair)
+app.command("delete")(delete.delete)
+app.command("purge")(purge.purge)
+app.command("gc")(gc.gc)
+app.add_typer(generations.app)
 app.add_typer(dead_letters.app)
+app.add_typer(keys.app)
 app.command("encode")(encode.encode)
 app.command("eval")(evaluate.evaluate)
 app.command("mine")(mine.mine)

@@ -64,9 +64,10 @@ def test_every_command_has_a_one_line_help_that_is_not_cut(m3: M3) -> None:
     assert ended.code == 0
     listed = ended.out.split("Commands:")[1]
     assert "..." not in listed
-    assert [line.split()[0] for line in listed.splitlines()[1:18]] == [
-        "init", "demo", "plan", "ingest", "search", "status", "show", "audit", "repair", "encode", "eval", "mine",
-        "train", "dead-letters", "models", "bench", "config",
+    assert [line.split()[0] for line in listed.splitlines()[1:27]] == [
+        "init", "demo", "doctor", "plan", "ingest", "search", "serve", "status", "show", "embed", "load", "audit",
+        "repair", "delete", "purge", "gc", "encode", "eval", "mine", "train", "generations", "dead-letters", "keys",
+        "models", "bench", "config",
     ]  # fmt: skip
 
 
@@ -88,8 +89,9 @@ def test_version(m3: M3) -> None:
         (["config", "shw"], 'm3: usage: m3 config: no such command "shw"; did you mean "show"?'),
         (
             ["xyzzy"],
-            'm3: usage: m3: no such command "xyzzy". Remedy: use one of audit, bench, config, dead-letters, demo, '
-            "encode, eval, ingest, init, mine, models, plan, repair, search, show, status, train",
+            'm3: usage: m3: no such command "xyzzy". Remedy: use one of audit, bench, config, dead-letters, delete, '
+            "demo, doctor, embed, encode, eval, gc, generations, ingest, init, keys, load, mine, models, plan, purge, "
+            "repair, search, serve, show, status, train",
         ),
         (["search", "x", "--limt", "3"], 'm3: usage: m3 search: no such option "--limt"; did you mean "--limit"?'),
         (["--vresion"], 'm3: usage: m3: no such option "--vresion"; did you mean "--version"?'),

@@ -1,0 +1,79 @@
+"""`m3 serve`."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Annotated
+
+import typer
+
+from m3core.errors import MissingExtraError, RefusedError
+from pipelines.cli.options import ConfigOption, open_config
+from pipelines.cli.report import note, say
+from pipelines.cli.terminated import cleaning_up_on_sigterm
+from pipelines.cli.usage import whole_number
+
+_NEEDED = ("fastapi", "uvicorn", "prometheus_client")
+
+
+def serve(
+    config: ConfigOption = None,
+    host: Annotated[
+        str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on; another than loopback needs keys.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", "-p", metavar="N", parser=whole_number, help="0: a free one.")] = 8080,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option("--allow-host", metavar="NAME", help="Another name that the service is reached under; repeat it."),
+    ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option("--metrics-port", metavar="N", parser=whole_number, help="Prometheus metrics on a port beside."),
+    ] = None,
+    metrics_host: Annotated[
+        str, typer.Option("--metrics-host", metavar="ADDRESS", help="Address of the metrics.")
+    ] = "127.0.0.1",
+    audit_queries: Annotated[
+        bool, typer.Option("--audit-queries", help="Write the queries' texts to the audit log too.")
+    ] = False,
+    grace: Annotated[
+        int, typer.Option("--grace", metavar="SECONDS", parser=whole_number, help="For running requests at the end.")
+    ] = 10,
+) -> None:
+    """Answer searches over HTTP, with a page at /.
+
+    Without API keys only this machine is answered, as the tenant and principals of the configuration.
+    """
+    _check_installed()
+    from pipelines.query.service.app import create_app
+    from pipelines.query.service.running import Listening, address, allowed_hosts, bind, run
+    from pipelines.query.service.service import Service
+    from pipelines.query.service.settings import ServiceSettings
+
+    loaded = open_config(config)
+    listening = Listening(host, port, grace)
+    settings = ServiceSettings(
+        hosts=allowed_hosts(listening, allow_host or ()),
+        open_access=listening.is_loopback,
+        audit_queries=audit_queries,
+    )
+    service = Service.open(loaded.config, loaded.base, settings)
+    if not listening.is_loopback and not service.door.ring.any():
+        raise RefusedError(
+            f"{host} can be reached from other machines, and there is no API key",
+            "m3 keys create NAME, or listen on 127.0.0.1",
+        )
+    with cleaning_up_on_sigterm(), bind(listening) as opened:
+        if metrics_port is not None:
+            note(f"metrics at http://{metrics_host}:{service.metrics.serve(metrics_host, metrics_port)}/metrics")
+        say(f"{loaded.config.collection.name} at {address(opened)}")
+        if settings.open_access and not service.door.ring.any():
+            whom = f"{loaded.config.search.tenant}:{','.join(loaded.config.search.principals)}"
+            note(f"no API keys: only this machine is answered, as {whom}")
+        run(create_app(service), opened, grace)
+
+
+def _check_installed() -> None:
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(f"m3 serve needs {', '.join(missing)}", "pip install 'threefold[serve]'")
