@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from connectors.snapshots.chain import SnapshotChain
+from m3core.errors import ExitCode
 from pipelines.operate.audit import work_folder
 from pipelines.operate.collection import Collection, Place
 from pipelines.operate.dropping import KEPT_SECONDS, DropRequest, drop_generation
@@ -108,7 +109,8 @@ def gc(request: GcRequest) -> Collected:
         runs = _runs(request, lease)
         if state is None or not state.generations:
             return Collected(runs=runs, leftovers=leftovers, dry_run=request.dry_run)
-        gone = {number for number, _ in _superfluous(request, state)}
+        # What was dropped says so itself; what a store did not let go of keeps its vectors too.
+        gone = {number for number, _ in _superfluous(request, state)} if request.dry_run else set()
         collections = tuple(
             Collection(place, state, generation)
             for generation in state.generations
@@ -136,7 +138,8 @@ def _generations(request: GcRequest, state: CollectionState | None, lease: Lease
     count = size = 0
     for number, left in _superfluous(request, state) if state is not None else ():
         dropped = drop_generation(DropRequest(request.place, number, dry_run=request.dry_run, now=True), lease)
-        count, size = count + (left is None), size + dropped.bytes
+        if dropped.exit_code is ExitCode.OK:
+            count, size = count + (left is None), size + dropped.bytes
     return Freed(count, size)
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from connectors.filters.tree import Everything
-from connectors.protocol import Searcher
+from connectors.protocol import Searcher, StoreOptions
 from connectors.registry import is_embedded, open_searcher
 from m3core.config.model import Config
 from m3core.errors import StoreError, UsageError
@@ -19,6 +19,8 @@ from pipelines.state.collection import Generation, read_collection
 from pipelines.state.paths import StatePaths
 from pipelines.state.stores import store_options
 
+# How a store of a kind is opened for reading: here, or in a process of its own.
+OpenSearcher = Callable[[str, StoreOptions], Searcher]
 # Copying and opening a large embedded folder that is not in the page cache.
 _OPENING_SECONDS = 120.0
 
@@ -67,9 +69,10 @@ class LiveGeneration:
     is safe: one id never means two texts, and a hit is shown only if its row is there when the texts are fetched.
     """
 
-    def __init__(self, config: Config, base: Path) -> None:
+    def __init__(self, config: Config, base: Path, opener: OpenSearcher = open_searcher) -> None:
         self._config = config
         self._base = base
+        self._opener = opener
         self._storage = base / config.storage.path
         self._paths = StatePaths.of(self._storage, config.collection.name)
         self._opening = asyncio.Lock()
@@ -134,7 +137,7 @@ class LiveGeneration:
         try:
             for binding in generation.stores:
                 options = store_options(generation, binding, self._config, base=self._base, storage=self._storage)
-                searcher = await asyncio.to_thread(open_searcher, binding.kind, options)
+                searcher = await asyncio.to_thread(self._opener, binding.kind, options)
                 searchers[binding.name] = searcher
                 if is_embedded(binding.kind):
                     await _prime(searcher)

@@ -18,8 +18,8 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from connectors.filters.tree import Filter
-from connectors.protocol import Capabilities, Payload, Scored, StoreOptions, StoreTimeoutError
-from connectors.registry import open_searcher
+from connectors.protocol import Capabilities, Payload, Scored, Searcher, StoreOptions, StoreTimeoutError
+from connectors.registry import is_embedded, open_searcher
 from m3core.errors import StoreError
 from m3core.types import QueryVectors, Signal
 
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
 # How long a store may take to let go of its folder; its lock goes with the process in any case.
 _CLOSING_SECONDS = 5.0
+
+
+def open_apart(kind: str, options: StoreOptions) -> Searcher:
+    """The reading side of a store; an embedded one in a process of its own."""
+    return ApartSearcher(kind, options) if is_embedded(kind) else open_searcher(kind, options)
 
 
 class ApartSearcher:

@@ -15,7 +15,9 @@ from starlette.requests import Request
 from m3core.config.model import Config
 from m3core.errors import M3Error
 from m3core.types import Identity
+from pipelines.query.live import LiveGeneration
 from pipelines.query.router import Router
+from pipelines.query.service.apart import open_apart
 from pipelines.query.service.audit import AuditLine, AuditLog
 from pipelines.query.service.auth import Caller, Door
 from pipelines.query.service.keys import KeyFile, KeyRing, Scope, service_folder
@@ -24,7 +26,6 @@ from pipelines.query.service.metrics import Metrics
 from pipelines.query.service.problems import ProblemError, not_found
 from pipelines.query.service.readiness import Readiness
 from pipelines.query.service.settings import ServiceSettings
-from pipelines.query.service.stores import ServedGeneration
 from pipelines.state.files import create_if_absent, make_folder
 from pipelines.state.paths import StatePaths
 
@@ -56,7 +57,7 @@ class Service:
         storage, name = (base / config.storage.path).absolute(), config.collection.name
         if router is None:
             usual = Router.open(config, base, cursor_key=cursor_key(service_folder(storage, name) / "cursor.key"))
-            router = replace(usual, stores=ServedGeneration(config, base))
+            router = replace(usual, stores=LiveGeneration(config, base, open_apart))
         default = Identity(config.search.tenant, config.search.principals)
         return cls(
             config=config,

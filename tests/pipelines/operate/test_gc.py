@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from m3core.errors import LockedError, RefusedError
+from connectors.memory.sink import MemorySink
+from m3core.errors import LockedError, RefusedError, StoreError
 from pipelines.operate.gc import Collected, GcRequest, gc
 from pipelines.operate.promoting import PromoteRequest, promote, rollback
 from pipelines.state.collection import read_collection
@@ -158,6 +159,28 @@ def test_the_command(changed: Project, m3: M3, tmp_path: Path) -> None:
     kinds = ("generations", "lake_rows", "chunk_rows", "runs", "leftovers")
     assert now["bytes"] == sum(now[name]["bytes"] for name in kinds)
     assert m3("audit").code == 0
+
+
+def test_a_generation_that_a_store_keeps_is_not_counted_and_keeps_its_vectors(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.write_many(3)
+    project.ingest()
+    for tokens in (64, 96):
+        project.settings["chunking"] = {"max_tokens": tokens}
+        project.ingest(build=True)
+        assert promote(PromoteRequest(place_of(project))).flipped
+
+    def refuse(sink: MemorySink) -> None:
+        raise StoreError("store 'main' is switched off", "switch it on")
+
+    monkeypatch.setattr(MemorySink, "drop", refuse)
+    done = collected(project, 400)
+    assert (done.generations.count, done.generations.bytes, done.lake_rows.count) == (0, 0, 0)
+    monkeypatch.undo()
+    done = collected(project, 400)
+    assert done.generations.count == 1
+    assert done.lake_rows.count > 0
 
 
 def test_one_retired_generation_stays_and_its_vectors_too(project: Project) -> None:

@@ -20,8 +20,8 @@ from connectors.registry import open_searcher, open_sink
 from m3core.config.model import Config
 from m3core.errors import ConfigError, StoreError
 from m3core.types import QueryVectors, Signal
-from pipelines.query.service.apart import ApartSearcher
-from pipelines.query.service.stores import ServedGeneration
+from pipelines.query.live import LiveGeneration
+from pipelines.query.service.apart import ApartSearcher, open_apart
 from pipelines.state.collection import CollectionState, StoreBinding, swap_collection
 from pipelines.state.paths import StatePaths
 from pipelines.state.stores import schema_of, store_options
@@ -180,7 +180,7 @@ def test_a_promoted_generation_is_picked_up_and_the_old_ones_process_ends(
     paths = StatePaths.of(tmp_path, "handbook")
     before = CollectionState(1, "handbook", 1, 1, (first, replace(second, status="building")))
     swap_collection(paths, None, before)
-    stores = ServedGeneration(config, tmp_path)
+    stores = LiveGeneration(config, tmp_path, open_apart)
 
     async def count() -> tuple[int, int]:
         async with stores.pin() as pinned:
