@@ -54,7 +54,8 @@ def bar_text(meter: Meter) -> str:
     remaining = f"   {duration(left)} left" if left is not None and left >= 1 else ""
     reused = f" ({meter.reused_tokens:,} reused)" if meter.reused_tokens else ""
     pace = f"   {meter.tokens_per_second():,.0f} tokens/s" if meter.tokens else ""
-    work = f"{meter.tokens:,} tokens{reused}" if meter.tokens or meter.reused_tokens else f"{meter.rows:,} rows"
+    encodes = meter.tokens or meter.reused_tokens or not meter.rows
+    work = f"{meter.tokens:,} tokens{reused}" if encodes else f"{meter.rows:,} rows"
     return f"{meter.documents:,}/{meter.total_documents:,} documents   {work}{pace}{remaining}"
 
 

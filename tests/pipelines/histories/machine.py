@@ -28,6 +28,7 @@ from pipelines.ingest.run import ingest
 from pipelines.operate.audit import audit
 from pipelines.operate.collection import Place
 from pipelines.operate.letters import replay
+from pipelines.operate.mending import RepairRequest, repair
 from pipelines.operate.purge import Named, lift, purge
 from pipelines.state.collection import read_collection
 from pipelines.state.documents import DocumentKey
@@ -74,6 +75,7 @@ class Histories(RuleBasedStateMachine):
         self.source: dict[DocumentKey, Version] = {}
         self.allowed: dict[DocumentKey, set[Version | None]] = {}
         self.purged: set[DocumentKey] = set()
+        self._killed = self._unsettled = False
 
     def teardown(self) -> None:
         try:
@@ -163,6 +165,7 @@ class Histories(RuleBasedStateMachine):
             # Beam says what a bundle raised in an error of its own.
             if not isinstance(error, KilledError) and "KilledError" not in str(error):
                 raise
+            self._killed = self._unsettled = True
         finally:
             self._board.failing = lambda store, request, nth: False
 
@@ -194,7 +197,7 @@ class Histories(RuleBasedStateMachine):
         if done is not None and done.exit_code in (ExitCode.OK, ExitCode.DEAD_LETTERS):
             for key, versions in may.items():
                 self.allowed[key] = {None, *versions} if None in self._versions(key) else set(versions)
-            self._agrees()
+            self._agrees_if_settled()
 
     @precondition(lambda self: self._begun)
     @rule(key=_KEYS)
@@ -209,7 +212,7 @@ class Histories(RuleBasedStateMachine):
         done = self._done(command)
         if done is not None and done.exit_code is ExitCode.OK:
             self.allowed[key] = {None}
-            self._agrees()
+            self._agrees_if_settled()
 
     @precondition(lambda self: self._begun)
     @rule(key=_KEYS)
@@ -272,6 +275,7 @@ class Histories(RuleBasedStateMachine):
                 self._allow(key, version)
         done = self._done(command, waits=waits)
         if waits or done is None or done.exit_code not in (ExitCode.OK, ExitCode.DEAD_LETTERS):
+            self._unsettled = True
             return
         for key, version in wanted.items():
             if version is None or not version.poisoned:
@@ -285,19 +289,35 @@ class Histories(RuleBasedStateMachine):
         except M3Error:
             if not self._board.down:
                 raise
+            self._unsettled = True
             return None
         if report is not None and report.exit_code in (ExitCode.PENDING, ExitCode.UNREACHABLE):
             assert self._board.down or waits
+            self._unsettled = True
         return report
+
+    def _agrees_if_settled(self) -> None:
+        """After a command that leaves to others what waits since an earlier one."""
+        if not self._unsettled:
+            self._agrees()
 
     def _agrees(self) -> None:
         """Stores and manifest agree, everybody finds what the model allows, and that is what it allows from now on."""
+        self._remove_what_a_killed_run_left()
         self._project.check_agreement()
         found = shown(self._project)
         for key in found.keys() | self.allowed.keys():
             assert found.get(key) in self._versions(key), key
             self.allowed[key] = {found.get(key)}
         check_identities(self._project, found)
+        self._unsettled = False
+
+    def _remove_what_a_killed_run_left(self) -> None:
+        """Rows of a version that changed before a run committed it: `m3 audit` finds, `m3 repair` removes them."""
+        if self._killed:
+            down, self._board.down = self._board.down, set()
+            repair(RepairRequest(self._place, max_delete_fraction=1.0))
+            self._board.down, self._killed = down, False
 
     def _is_settled(self) -> None:
         """Another run has nothing to do, and an audit finds nothing."""
