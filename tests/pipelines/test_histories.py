@@ -17,7 +17,7 @@ _SETTINGS = settings(deadline=None, suppress_health_check=list(HealthCheck), pri
 @pytest.mark.slow
 def test_random_histories(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Histories, "model", tiny_model, raising=False)
-    dose = settings(_SETTINGS, max_examples=30, stateful_step_count=10, derandomize=True)
+    dose = settings(_SETTINGS, max_examples=8, stateful_step_count=10, derandomize=True)
     run_state_machine_as_test(Histories, settings=dose)
 
 
