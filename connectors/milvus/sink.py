@@ -9,7 +9,6 @@ from typing import Any
 from pymilvus import MilvusClient
 
 from connectors.bulk.writer import BulkWriter
-from connectors.filters.check import check_field_names
 from connectors.milvus.bulk import BUDGET, item_of, send_records
 from connectors.milvus.client import REQUEST_SECONDS, Milvus, check_version, collection_name
 from connectors.milvus.filters import EVERY_ROW, among, known_form
@@ -17,7 +16,14 @@ from connectors.milvus.making import STRONG, look_at, make_collection
 from connectors.milvus.records import Record, part_records, patched, record_of, record_problem
 from connectors.milvus.schema import collections_of, milvus_capabilities
 from connectors.protocol import Capabilities, CollectionSchema, Failure, Patch, StoreFacts, StoreOptions, WriteResult
-from connectors.rows import checked_patches, split_rows
+from connectors.rows import (
+    check_opened_for,
+    checked_patches,
+    last_of_each,
+    require_changed,
+    split_rows,
+    write_result,
+)
 from m3core.errors import StoreError
 from m3core.types import Row, Signal
 
@@ -44,12 +50,7 @@ class MilvusSink:
 
     def ensure(self, schema: CollectionSchema) -> None:
         """Create the collections, or check those that are there; the server has them loaded afterwards."""
-        if schema != self._schema:
-            raise StoreError(
-                f"store {self._options.name!r} was opened for another schema of {self._schema.physical_name}",
-                "open it with the schema that is to be ensured",
-            )
-        check_field_names(schema.fields)
+        check_opened_for(schema, self._options)
         self.facts()
         for collection in self._collections:
             self._server.ask(partial(make_collection, collection, self._options))
@@ -57,20 +58,19 @@ class MilvusSink:
 
     def write(self, rows: Sequence[Row]) -> WriteResult:
         good, failures = split_rows(rows, self._schema, self.capabilities)
-        last = {row.chunk.id: row for row in good}
-        records = {chunk_id: record_of(row, self._schema) for chunk_id, row in last.items()}
+        last = last_of_each(good)
+        records = {row.chunk.id: record_of(row, self._schema) for row in last}
         refused = [
             Failure(chunk_id, "too-large", problem)
             for chunk_id, record in records.items()
             if (problem := record_problem(record))
         ]
+        lost = _ids(refused)
         # A row is there once its main record is, so its parts go first.
-        refused += self._write_parts([row for chunk_id, row in last.items() if chunk_id not in _ids(refused)])
-        refused += self._upsert(self._main, [records[chunk_id] for chunk_id in last if chunk_id not in _ids(refused)])
-        # Of rows with one id only the last was sent; it speaks for all of them.
-        lost = {failure.id: failure for failure in refused}
-        of_each = [lost[row.chunk.id] for row in good if row.chunk.id in lost]
-        return WriteResult(len(good) - len(of_each), (*failures, *of_each))
+        refused += self._write_parts([row for row in last if row.chunk.id not in lost])
+        lost = _ids(refused)
+        refused += self._upsert(self._main, [record for chunk_id, record in records.items() if chunk_id not in lost])
+        return write_result(good, refused, failures)
 
     def delete(self, ids: Sequence[str]) -> None:
         wanted = known_form(ids)
@@ -91,7 +91,7 @@ class MilvusSink:
             for record in records:
                 if problem := record_problem(record):
                     raise StoreError(f"patch of {record['id']}: {problem}", "give the row less metadata or acl")
-            self._require(self._upsert(self._main, records))
+            require_changed(self._upsert(self._main, records), self._options.name)
 
     def scan(self) -> Iterator[tuple[str, int]]:
         before = ""
@@ -187,15 +187,6 @@ class MilvusSink:
             consistency_level=STRONG,
             timeout=REQUEST_SECONDS,
         )
-
-    def _require(self, failures: Sequence[Failure]) -> None:
-        """Patches have no dead letters: a refused one is an error."""
-        if failures:
-            raise StoreError(
-                f"store {self._options.name!r} refused to change {len(failures)} rows, {failures[0].id} first: "
-                f"{failures[0].reason}",
-                "see the server's log; run again",
-            )
 
 
 def _drop(collection: str, client: MilvusClient, seconds: float) -> None:

@@ -6,15 +6,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from connectors.filters.check import check_field_names
 from connectors.milvus.lite.folder import OpenFolder, check_folder, lite_capabilities, lite_version
 from connectors.milvus.sink import MilvusSink
 from connectors.protocol import Capabilities, CollectionSchema, Patch, StoreFacts, StoreOptions, WriteResult
-from connectors.rows import checked_patches
+from connectors.rows import check_opened_for, checked_patches
 from connectors.snapshots.chain import SnapshotChain
 from connectors.snapshots.disk import allocated_bytes, require_free
 from m3core.disk import disk_usage
-from m3core.errors import StoreError
 from m3core.types import Row
 
 
@@ -39,12 +37,7 @@ class LiteSink:
 
     def ensure(self, schema: CollectionSchema) -> None:
         """Check the published snapshot against `schema`; before the first, begin an empty one."""
-        if schema != self._schema:
-            raise StoreError(
-                f"store {self._options.name!r} was opened for another schema of {self._schema.physical_name}",
-                "open it with the schema that is to be ensured",
-            )
-        check_field_names(schema.fields)
+        check_opened_for(schema, self._options)
         published = self._chain.current_folder()
         if published is None:
             self._writable()
