@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from uuid import UUID
 
 import numpy as np
 
 from connectors.filters.check import MAX_INTEGER, check_field_names
+from connectors.ids import is_canonical
 from connectors.protocol import Capabilities, CollectionSchema, Failure, FieldType, Patch, StoreOptions, WriteResult
 from m3core.errors import StoreError
 from m3core.types import Chunk, ChunkVectors, Metadata, MetadataValue, Row, Signal
@@ -109,11 +109,7 @@ def _storable(value: MetadataValue) -> bool:
 
 
 def _id_problem(chunk_id: str) -> str:
-    try:
-        canonical = str(UUID(chunk_id)) == chunk_id
-    except ValueError:
-        canonical = False
-    return "" if canonical else f"id {chunk_id[:40]!a} is not a UUID in its canonical form"
+    return "" if is_canonical(chunk_id) else f"id {chunk_id[:40]!a} is not a UUID in its canonical form"
 
 
 def _text_problem(chunk: Chunk) -> str:

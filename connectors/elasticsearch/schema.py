@@ -14,6 +14,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from connectors.description import check_same, describe
 from connectors.elasticsearch.filters import indexed_value
 from connectors.elasticsearch.weights import packed, rounded, token_weights, unpacked
 from connectors.protocol import Capabilities, CollectionSchema, FieldType, Patch, Payload
@@ -75,26 +76,11 @@ def index_body(schema: CollectionSchema, version: str, *, loading: bool) -> dict
         properties |= {"lexical": sparse_field(version), "weights": {"type": "binary"}}
     mappings = {
         "dynamic": "strict",
-        "_meta": {_META: description(schema)},
+        "_meta": {_META: describe(schema, FORMAT)},
         "_source": {"excludes": ["lexical"]},
         "properties": properties,
     }
     return {"settings": settings, "mappings": mappings}
-
-
-def description(schema: CollectionSchema) -> dict[str, Any]:
-    """What the index was made for; kept in its mapping."""
-    return {
-        "format": FORMAT,
-        "collection": schema.collection,
-        "generation": schema.generation,
-        "signals": sorted(schema.signals),
-        "dense_dim": schema.dense_dim,
-        "multi_dim": schema.multi_dim,
-        "fields": [[name, str(kind)] for name, kind in sorted(schema.fields.items())],
-        "keeps_text": schema.keeps_text,
-        "encoder_fingerprint": schema.encoder_fingerprint,
-    }
 
 
 def check_mapping(mapping: Mapping[str, Any], schema: CollectionSchema, store: str, index: str) -> None:
@@ -104,13 +90,7 @@ def check_mapping(mapping: Mapping[str, Any], schema: CollectionSchema, store: s
         raise StoreError(
             f"store {store!r}: the index {index} was not made by threefold", "set a prefix of its own for the store"
         )
-    wanted = description(schema)
-    for key in sorted({*found, *wanted}):
-        if found.get(key) != wanted.get(key):
-            raise StoreError(
-                f"store {store!r}: {index} has {key} {_short(found.get(key))}, not {_short(wanted.get(key))}",
-                "install the version that wrote it" if key == "format" else "build a new generation",
-            )
+    check_same(found, describe(schema, FORMAT), f"store {store!r}: {index}")
     sparse = mapping.get("properties", {}).get("lexical", {})
     lexical = Signal.LEXICAL in schema.signals
     if lexical and (sparse.get("type") != "sparse_vector" or sparse.get("index_options", {}).get("prune", False)):
@@ -193,8 +173,3 @@ def _with_metadata(
 
 def _indexed(value: MetadataValue) -> Any:
     return [indexed_value(part) for part in value] if isinstance(value, tuple) else indexed_value(value)
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

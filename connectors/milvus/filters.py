@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from uuid import UUID
 
 from connectors.filters.bounds import tightest
 from connectors.filters.check import check_filter, field_type
@@ -36,18 +35,6 @@ def among(ids: Sequence[str], conditions: str = EVERY_ROW, column: str = "id") -
             raise ValueError("ids are checked by known_form before they stand in an expression")
     listed = f"{column} in {_listed(ids)}"
     return listed if conditions == EVERY_ROW else f"{listed} and ({conditions})"
-
-
-def known_form(ids: Sequence[str]) -> list[str]:
-    """The distinct ids that can exist here at all: canonical UUIDs."""
-    return [chunk_id for chunk_id in dict.fromkeys(ids) if _is_canonical(chunk_id)]
-
-
-def _is_canonical(chunk_id: str) -> bool:
-    try:
-        return str(UUID(chunk_id)) == chunk_id
-    except ValueError:
-        return False
 
 
 def _expression(where: Filter, fields: Mapping[str, FieldType]) -> str:

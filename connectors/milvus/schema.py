@@ -18,6 +18,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from connectors.description import check_same, describe
 from connectors.milvus.parts import PART_BYTES
 from connectors.milvus.values import DIGEST_LENGTH, columns_of, holds_text
 from connectors.protocol import Capabilities, CollectionSchema, FieldType
@@ -119,19 +120,7 @@ def _field_column(column: str, kind: FieldType) -> Column:
 
 def description(schema: CollectionSchema) -> str:
     """What the collections were made for, as kept in a property of each."""
-    return json.dumps(
-        {
-            "format": FORMAT,
-            "collection": schema.collection,
-            "generation": schema.generation,
-            "signals": sorted(schema.signals),
-            "dense_dim": schema.dense_dim,
-            "multi_dim": schema.multi_dim,
-            "fields": [[name, str(kind)] for name, kind in sorted(schema.fields.items())],
-            "keeps_text": schema.keeps_text,
-            "encoder_fingerprint": schema.encoder_fingerprint,
-        }
-    )
+    return json.dumps(describe(schema, FORMAT))
 
 
 def check_description(found: str, schema: CollectionSchema, store: str, name: str) -> None:
@@ -144,13 +133,7 @@ def check_description(found: str, schema: CollectionSchema, store: str, name: st
         raise StoreError(
             f"store {store!r}: the collection {name} was not made by threefold", "set a prefix of its own for the store"
         )
-    wanted = json.loads(description(schema))
-    for key in sorted({*was, *wanted}):
-        if was.get(key) != wanted.get(key):
-            raise StoreError(
-                f"store {store!r}: {name} has {key} {_short(was.get(key))}, not {_short(wanted.get(key))}",
-                "install the version that wrote it" if key == "format" else "build a new generation",
-            )
+    check_same(was, describe(schema, FORMAT), f"store {store!r}: {name}")
 
 
 def check_columns(found: Mapping[str, tuple[str, int]], wanted: Collection, store: str) -> None:
@@ -162,8 +145,3 @@ def check_columns(found: Mapping[str, tuple[str, int]], wanted: Collection, stor
                 f"{(column.type, column.size)}",
                 "drop the collection if it was changed by hand; else the server does not support it",
             )
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

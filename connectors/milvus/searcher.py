@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 from pymilvus import MilvusClient
 
 from connectors.filters.tree import Filter
+from connectors.ids import known_form
 from connectors.milvus.client import Milvus, collection_name
-from connectors.milvus.filters import EVERY_ROW, among, known_form, milvus_filter
+from connectors.milvus.filters import EVERY_ROW, among, milvus_filter
 from connectors.milvus.parts import part_ids, unpack
 from connectors.milvus.records import Record, payload_of
 from connectors.milvus.schema import collections_of, milvus_capabilities, parts_name

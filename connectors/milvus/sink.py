@@ -9,9 +9,10 @@ from typing import Any
 from pymilvus import MilvusClient
 
 from connectors.bulk.writer import BulkWriter
+from connectors.ids import known_form
 from connectors.milvus.bulk import BUDGET, item_of, send_records
 from connectors.milvus.client import REQUEST_SECONDS, Milvus, check_version, collection_name
-from connectors.milvus.filters import EVERY_ROW, among, known_form
+from connectors.milvus.filters import EVERY_ROW, among
 from connectors.milvus.making import STRONG, look_at, make_collection
 from connectors.milvus.records import Record, part_records, patched, record_of, record_problem
 from connectors.milvus.schema import collections_of, milvus_capabilities

@@ -9,9 +9,9 @@ from typing import Any
 
 import qdrant_edge as edge
 
+from connectors.description import check_same, describe
 from connectors.protocol import Capabilities, CollectionSchema, FieldType
-from connectors.qdrant.description import check_same, describe
-from connectors.qdrant.payload import field_key, row_payload
+from connectors.qdrant.payload import FORMAT, field_key, row_payload
 from connectors.snapshots.disk import write_text
 from m3core.errors import StoreError
 from m3core.types import Row, Signal
@@ -123,4 +123,4 @@ def check_description(folder: Path, schema: CollectionSchema, store: str) -> Non
 
 def _description(schema: CollectionSchema) -> dict[str, Any]:
     # The folder's format follows the minor version.
-    return {**describe(schema), "edge": ".".join(version("qdrant-edge-py").split(".")[:2])}
+    return {**describe(schema, FORMAT), "edge": ".".join(version("qdrant-edge-py").split(".")[:2])}

@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 import qdrant_edge as edge
 
 from connectors.filters.tree import Filter
+from connectors.ids import known_form
 from connectors.protocol import Capabilities, Payload, Scored, StoreOptions, StoreTimeoutError
 from connectors.qdrant.edge.filters import edge_filter
 from connectors.qdrant.edge.reader import EdgeReader
 from connectors.qdrant.edge.schema import edge_capabilities
 from connectors.qdrant.edge.shard import shard_errors
-from connectors.qdrant.ids import known_form
 from connectors.qdrant.payload import payload_of
 from connectors.queries import best_first, check_signal, check_text
 from m3core.types import QueryVectors, Signal

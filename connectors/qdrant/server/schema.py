@@ -8,9 +8,9 @@ from typing import Any
 
 from qdrant_client import models
 
+from connectors.description import check_same, describe
 from connectors.protocol import Capabilities, CollectionSchema, FieldType
-from connectors.qdrant.description import check_same, describe
-from connectors.qdrant.payload import field_key, row_payload
+from connectors.qdrant.payload import FORMAT, field_key, row_payload
 from connectors.qdrant.server.decimals import short_decimals
 from m3core.errors import StoreError
 from m3core.types import Row, Signal
@@ -67,7 +67,7 @@ def creation(schema: CollectionSchema, *, loading: bool) -> dict[str, Any]:
         "sparse_vectors_config": sparse,
         "optimizers_config": indexing(loading=loading),
         "on_disk_payload": True,
-        "metadata": {_META: describe(schema)},
+        "metadata": {_META: describe(schema, FORMAT)},
     }
 
 
@@ -105,7 +105,7 @@ def check_collection(info: models.CollectionInfo, schema: CollectionSchema, stor
             "set a prefix of its own for the store",
         )
     start = f"store {store!r}: {name}"
-    check_same(found, describe(schema), start)
+    check_same(found, describe(schema, FORMAT), start)
     check_same(_shape(info.config.params.vectors, info.config.params.sparse_vectors), _wanted_shape(schema), start)
 
 

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from qdrant_client import AsyncQdrantClient, models
 
 from connectors.filters.tree import Filter
+from connectors.ids import known_form
 from connectors.protocol import Capabilities, Payload, Scored, StoreOptions, StoreTimeoutError
-from connectors.qdrant.ids import known_form
 from connectors.qdrant.payload import payload_of
 from connectors.qdrant.server.client import collection_name, open_async_client, qdrant_errors
 from connectors.qdrant.server.filters import server_filter

@@ -8,8 +8,8 @@ from qdrant_client import QdrantClient, models
 
 from connectors.bulk.items import Item
 from connectors.bulk.writer import BulkWriter
+from connectors.ids import known_form
 from connectors.protocol import Capabilities, CollectionSchema, Failure, Patch, StoreFacts, StoreOptions, WriteResult
-from connectors.qdrant.ids import known_form
 from connectors.qdrant.payload import patch_payload
 from connectors.qdrant.server.bulk import BUDGET, DELETE, PATCH, UPSERT, Request, sender
 from connectors.qdrant.server.client import collection_name, open_client, qdrant_errors, server_clock, server_version

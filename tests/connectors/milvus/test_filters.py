@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.filters.tree import And, AnyOf, Between, Equals, Everything, Exists, Filter, Not, Or
-from connectors.milvus.filters import EVERY_ROW, among, known_form, milvus_filter
+from connectors.ids import known_form
+from connectors.milvus.filters import EVERY_ROW, among, milvus_filter
 from connectors.milvus.values import number_key, text_key
 from m3core.errors import FilterError
 from tests.conformance.data import FIELDS, row_id

@@ -9,14 +9,11 @@ from typing import Any
 from connectors.protocol import CollectionSchema
 from m3core.errors import StoreError
 
-# Version of what is written: payload keys, vector names, storage types.
-FORMAT = 1
 
-
-def describe(schema: CollectionSchema) -> dict[str, Any]:
-    """What a generation was made for, as JSON keeps it."""
+def describe(schema: CollectionSchema, version: int) -> dict[str, Any]:
+    """What a generation was made for, as JSON keeps it; `version` is that of how a kind of store writes rows."""
     return {
-        "format": FORMAT,
+        "format": version,
         "collection": schema.collection,
         "generation": schema.generation,
         "signals": sorted(schema.signals),
