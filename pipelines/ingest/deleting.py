@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,10 +95,7 @@ def _delete(run: Run[Session], tally: Tally, records: Sequence[DocumentRecord]) 
         return
     gone = [record for record in records if not record.removed]
     removed = [record for record in records if record.removed]
-    with ExitStack() as stack:
-        stores = stores_for(run, standing)
-        stack.callback(stores.close)
-        stack.push(lambda kind, *_: stores.discard() if kind else None)
+    with stores_for(run, standing) as stores:
         stores.open_rest()
         conclude(
             run,

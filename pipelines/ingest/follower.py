@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import count
@@ -80,10 +79,7 @@ class Follower(Generic[Asked]):
         changed = self._changed()
         if not any(gone.records(self.manifest, removed=True)) and not any(changed.records(self.manifest)):
             return
-        with ExitStack() as stack:
-            stores = self._open()
-            stack.callback(stores.close)
-            stack.push(lambda kind, *_: stores.discard() if kind else None)
+        with self._open() as stores:
             for name in list(stores.at_work):
                 delete_from(stores, name, _chunks_of(gone.records(self.manifest, removed=True)), self.run.before_write)
             for records in _groups(changed.records(self.manifest), self.run.request):
@@ -251,7 +247,7 @@ def _chunks_of(batches: Iterable[Collection[DocumentRecord]]) -> Iterator[str]:
 
 def _groups(batches: Iterable[Sequence[DocumentRecord]], session: Session) -> Iterator[Sequence[DocumentRecord]]:
     """Documents whose chunks fit in memory at once."""
-    limits = WaveLimits(session.config.ingest.wave_bytes, session.config.chunking.max_tokens)
+    limits = WaveLimits.of(session.config)
     records = (record for batch in batches for record in batch)
     for group in record_groups(records, limits):
         yield group.records

@@ -140,7 +140,7 @@ class _Planning:
 
     @property
     def _limits(self) -> WaveLimits:
-        return WaveLimits(self.request.config.ingest.wave_bytes, self.request.config.chunking.max_tokens)
+        return WaveLimits.of(self.request.config)
 
     @property
     def _bindings(self) -> tuple[StoreBinding, ...]:

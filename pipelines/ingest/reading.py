@@ -76,7 +76,7 @@ def parts_of(rows: Iterable[ChunkRow], targets: Mapping[str, tuple[str, ...]]) -
 
 
 @dataclass(frozen=True)
-class _Found:
+class Found:
     """A document that was read."""
 
     item: SourceItem
@@ -138,11 +138,11 @@ def chunks_of(group: Group, step: ReadStep) -> Chunked:
 def _read(group: ItemGroup, step: ReadStep) -> Chunked:
     chunked = Chunked()
     failed: list[DocumentKey] = []
-    read: list[_Found] = []
+    read: list[Found] = []
     for item in group.items:
         source = step.sources[item.source]
         try:
-            read.append(_Found(item, source.read(item)))
+            read.append(Found(item, source.read(item)))
         except DocumentError as error:
             key = source.identify(item)
             chunked.letters.append(document_letter("read", item, key or ("", ""), error))
@@ -160,7 +160,7 @@ def _read(group: ItemGroup, step: ReadStep) -> Chunked:
     return chunked
 
 
-def _chunk(found: list[_Found], step: ReadStep) -> list[tuple[_Found, list[Chunk] | DocumentError]]:
+def _chunk(found: list[Found], step: ReadStep) -> list[tuple[Found, list[Chunk] | DocumentError]]:
     """Chunks of each document, or why it has none; one call for all of them while none fails."""
     try:
         chunks = step.chunker.chunks_many([each.document for each in found], step.collection)
@@ -172,7 +172,7 @@ def _chunk(found: list[_Found], step: ReadStep) -> list[tuple[_Found, list[Chunk
 
 
 def _note_same(
-    same: Iterable[_Found], known: Mapping[DocumentKey, DocumentRecord], chunked: Chunked, step: ReadStep
+    same: Iterable[Found], known: Mapping[DocumentKey, DocumentRecord], chunked: Chunked, step: ReadStep
 ) -> set[DocumentKey]:
     """Documents of which only the stamp differs, or less: their records get the new one and keep their revision.
 
@@ -196,7 +196,7 @@ def _bring(restored: Restored, change: Change, chunked: Chunked) -> None:
     chunked.targets |= restored.targets
 
 
-def _add(found: _Found, chunks: list[Chunk], old: DocumentRecord | None, chunked: Chunked, step: ReadStep) -> None:
+def _add(found: Found, chunks: list[Chunk], old: DocumentRecord | None, chunked: Chunked, step: ReadStep) -> None:
     ids = tuple(chunk.id for chunk in chunks)
     content, metadata, acl = found.hashes
     record = DocumentRecord(

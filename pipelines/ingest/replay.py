@@ -8,7 +8,6 @@ committed, and the end is that of any run: deletes, flip, last deltas. Killed an
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,14 @@ from m3core.config.model import Config
 from m3core.errors import RefusedError, UsageError
 from m3core.nearest import did_you_mean
 from pipelines.ingest import diff
-from pipelines.ingest.commit import CommitStep, Outcome, commit_wave
+from pipelines.ingest.commit import Outcome
 from pipelines.ingest.embed import split_known
 from pipelines.ingest.generation import bindings, current
-from pipelines.ingest.load import LoadStep, load
+from pipelines.ingest.load import load
+from pipelines.ingest.plain import PlainStep, plain_waves
 from pipelines.ingest.progress import Progress
 from pipelines.ingest.progress_text import Planned
-from pipelines.ingest.reading import Prepared, RecordGroup, lost_letter, parts_of
+from pipelines.ingest.reading import Group, Prepared, RecordGroup, lost_letter, parts_of
 from pipelines.ingest.report import SCHEMA_VERSION, IngestReport
 from pipelines.ingest.restoring import restore
 from pipelines.ingest.running import conclude, perform, stores_for
@@ -33,9 +33,7 @@ from pipelines.ingest.stop import StopFlag
 from pipelines.ingest.stores import Standing, Stores
 from pipelines.ingest.tally import Tally
 from pipelines.ingest.waves import WaveLimits, cut_waves, record_groups
-from pipelines.state.chunks import ChunkFiles
 from pipelines.state.collection import CollectionState, Generation, begin_run, read_collection
-from pipelines.state.lake import Lake
 from pipelines.state.lease import Lease
 from pipelines.state.manifest import DocumentRecord, Manifest
 
@@ -132,10 +130,7 @@ def _work(run: Run[Session], tally: Tally, options: LoadOptions) -> None:
         asked &= {name for name, count in known.pending.items() if count}
     standing = Standing.of(run.generation, asked)
     tally.standing, tally.waiting = standing, known.pending
-    with ExitStack() as stack:
-        stores = stores_for(run, standing)
-        stack.callback(stores.close)
-        stack.push(lambda kind, *_: stores.discard() if kind else None)
+    with stores_for(run, standing) as stores:
         stores.open_servers()
         if known.documents:
             stores.note_lost()
@@ -163,39 +158,23 @@ def _work(run: Run[Session], tally: Tally, options: LoadOptions) -> None:
 
 def _waves(run: Run[Session], stores: Stores, work: diff.Work, tally: Tally) -> int:
     """Restore, load and commit wave after wave; returns how many there were."""
-    session = run.request
-    limits = WaveLimits(session.config.ingest.wave_bytes, session.config.chunking.max_tokens)
-    lake = Lake(session.paths, run.generation.encoder_fingerprint)
-    chunk_files = ChunkFiles(session.paths, run.generation.number)
-    loading = LoadStep(stores, lake, run.before_write, session.progress.loaded)
-    committing = CommitStep(run.number, run.manifest, run.folder, run.lease, stores)
+    limits = WaveLimits.of(run.request.config)
     groups = record_groups(diff.pending_records(work, run.manifest), limits)
-    number = 0
-    for number, wave in enumerate(cut_waves((), groups, limits), start=1):
-        run.before_write()
-        session.progress.wave(number)
-        outcomes: list[Outcome] = []
-        for group in wave:
-            if not session.stop and isinstance(group, RecordGroup):
-                outcomes += _load_group(group.records, chunk_files, loading, tally)
-        committed = commit_wave(number, outcomes, committing)
-        tally.add_wave(committed)
-        session.progress.committed(committed.documents, None)
-        session.stop.announce(session.progress.stopping)
-        if session.stop:
-            break
-    return number
+
+    def bring(group: Group, wave: int, step: PlainStep) -> Iterator[Outcome]:
+        if isinstance(group, RecordGroup):
+            yield from _load_group(group.records, step, tally)
+
+    return plain_waves(run, stores, cut_waves((), groups, limits), bring, tally)
 
 
-def _load_group(
-    records: Sequence[DocumentRecord], chunk_files: ChunkFiles, step: LoadStep, tally: Tally
-) -> Iterator[Outcome]:
-    restored = restore(records, chunk_files, step.stores.standing)
+def _load_group(records: Sequence[DocumentRecord], step: PlainStep, tally: Tally) -> Iterator[Outcome]:
+    restored = restore(records, step.chunk_files, step.load.stores.standing)
     yield from (Prepared(record, "pending") for record in restored.records)
     yield from map(lost_letter, restored.lost)
     lost: set[tuple[str, str]] = set()
     for part in parts_of(restored.rows, restored.targets):
-        known, new = split_known(part.rows, step.lake)
+        known, new = split_known(part.rows, step.load.lake)
         lost |= {(row.chunk.tenant, row.chunk.doc_id) for row in new}
-        yield load(replace(known, stores=part.stores), step)
+        yield load(replace(known, stores=part.stores), step.load)
     tally.lost_vectors += len(lost)

@@ -9,36 +9,32 @@ documents are an ingest's business.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 
 from m3core.config.model import Config
 from m3core.errors import DocumentError, StoreError
-from m3core.types import Document
 from pipelines.ingest import diff
-from pipelines.ingest.commit import CommitStep, Outcome, commit_wave
+from pipelines.ingest.commit import Outcome
 from pipelines.ingest.embed import split_known
-from pipelines.ingest.ids import acl_hash, content_hash, metadata_hash, text_hash
-from pipelines.ingest.listing import document_letter, list_sources
-from pipelines.ingest.load import LoadStep, load
+from pipelines.ingest.ids import text_hash
+from pipelines.ingest.listing import document_letter
+from pipelines.ingest.load import load
+from pipelines.ingest.plain import PlainStep, plain_waves
 from pipelines.ingest.progress import Progress
 from pipelines.ingest.progress_text import Planned
-from pipelines.ingest.reading import ItemGroup, Prepared, lost_letter
+from pipelines.ingest.reading import Found, Group, ItemGroup, Prepared, lost_letter
 from pipelines.ingest.report import IngestReport
 from pipelines.ingest.run import begin_writing, request_of
-from pipelines.ingest.running import conclude, perform, stores_for
+from pipelines.ingest.running import conclude, listing_for, perform, stores_for
 from pipelines.ingest.session import IngestOptions, Request, Run
 from pipelines.ingest.sources import SourceItem
 from pipelines.ingest.stores import Standing, Stores
 from pipelines.ingest.tally import Tally
 from pipelines.ingest.waves import WaveLimits, cut_waves, item_groups, wanted_items
 from pipelines.state.chunks import ChunkFiles, ChunkRow
-from pipelines.state.lake import Lake
-from pipelines.state.manifest import DocumentKey, DocumentRecord
+from pipelines.state.manifest import DocumentRecord
 from pipelines.state.runs import DeadLetter
-from pipelines.state.tombstones import read_tombstones
 
 
 def apply_acls(config: Config, base: Path, progress: Progress, *, options: IngestOptions | None = None) -> IngestReport:
@@ -51,25 +47,16 @@ def apply_acls(config: Config, base: Path, progress: Progress, *, options: Inges
     return perform(request, options.lock_wait, lambda lease: begin_writing(request, lease), _work)
 
 
-@dataclass(frozen=True)
-class _Found:
-    """A document as its source has it now."""
-
-    item: SourceItem
-    document: Document
+class _Found(Found):
+    """A document as its source has it now, beside the record of what the stores have."""
 
     @property
-    def key(self) -> DocumentKey:
-        return self.document.tenant, self.document.doc_id
-
-    @cached_property
     def acl_hash(self) -> str:
-        return acl_hash(self.document.acl)
+        return self.hashes[2]
 
     def is_otherwise_as(self, old: DocumentRecord) -> bool:
         """Whether content and metadata are as they were."""
-        now = content_hash(self.document), metadata_hash(self.document.metadata)
-        return now == (old.content_hash, old.metadata_hash)
+        return self.hashes[:2] == (old.content_hash, old.metadata_hash)
 
     def noted_in(self, old: DocumentRecord) -> DocumentRecord:
         """With the new stamp if nothing else is left to do; otherwise the next ingest must read it."""
@@ -92,21 +79,12 @@ class _Changes:
 
 def _work(run: Run[Request], tally: Tally) -> None:
     request = run.request
-    listing = list_sources(
-        request.sources,
-        run.work,
-        request.progress.listing,
-        lambda: bool(request.stop),
-        read_tombstones(request.paths),
-    )
+    listing = listing_for(run)
     run.manifest.compact()
     known = run.manifest.counts()
     standing = Standing.of(run.generation)
     tally.standing, tally.waiting = standing, known.pending
-    with ExitStack() as stack:
-        stores = stores_for(run, standing)
-        stack.callback(stores.close)
-        stack.push(lambda kind, *_: stores.discard() if kind else None)
+    with stores_for(run, standing) as stores:
         if known.documents:
             stores.open_servers()
             _leave_out_lost(stores)
@@ -140,42 +118,26 @@ def _leave_out_lost(stores: Stores) -> None:
 
 
 def _waves(run: Run[Request], stores: Stores, wanted: diff.Wanted, tally: Tally) -> int:
-    request = run.request
-    limits = WaveLimits(request.config.ingest.wave_bytes, request.config.chunking.max_tokens)
-    chunk_files = ChunkFiles(request.paths, run.generation.number)
-    lake = Lake(request.paths, run.generation.encoder_fingerprint)
-    loading = LoadStep(stores, lake, run.before_write, request.progress.loaded)
-    committing = CommitStep(run.number, run.manifest, run.folder, run.lease, stores)
-    groups = item_groups(wanted_items(request.sources, wanted), limits)
-    number = 0
-    for number, wave in enumerate(cut_waves(groups, (), limits), start=1):
-        run.before_write()
-        request.progress.wave(number)
-        outcomes: list[Outcome] = []
-        for group in wave:
-            if not request.stop and isinstance(group, ItemGroup):
-                changes = _changes(group.items, run, chunk_files)
-                outcomes += _bring(changes, number, run, chunk_files, loading, tally)
-        committed = commit_wave(number, outcomes, committing)
-        tally.add_wave(committed)
-        request.progress.committed(committed.documents, None)
-        request.stop.announce(request.progress.stopping)
-        if request.stop:
-            break
-    return number
+    limits = WaveLimits.of(run.request.config)
+    groups = item_groups(wanted_items(run.request.sources, wanted), limits)
+
+    def bring(group: Group, wave: int, step: PlainStep) -> Iterator[Outcome]:
+        if isinstance(group, ItemGroup):
+            yield from _bring(_changes(group.items, run, step.chunk_files), wave, run, step, tally)
+
+    return plain_waves(run, stores, cut_waves(groups, (), limits), bring, tally)
 
 
-def _bring(
-    changes: _Changes, wave: int, run: Run[Request], chunk_files: ChunkFiles, step: LoadStep, tally: Tally
-) -> Iterator[Outcome]:
+def _bring(changes: _Changes, wave: int, run: Run[Request], step: PlainStep, tally: Tally) -> Iterator[Outcome]:
     """Chunk file first, then the stores."""
     yield from changes.documents
     yield from changes.letters
     if changes.rows:
-        chunk_files.write(run.number, wave, text_hash("".join(row.chunk.id for row in changes.rows))[:32], changes.rows)
-        known, new = split_known(changes.rows, step.lake)
+        name = text_hash("".join(row.chunk.id for row in changes.rows))[:32]
+        step.chunk_files.write(run.number, wave, name, changes.rows)
+        known, new = split_known(changes.rows, step.load.lake)
         tally.lost_vectors += len({(row.chunk.tenant, row.chunk.doc_id) for row in new})
-        yield load(known, step)
+        yield load(known, step.load)
 
 
 def _changes(items: Sequence[SourceItem], run: Run[Request], chunk_files: ChunkFiles) -> _Changes:

@@ -36,7 +36,6 @@ acknowledged (4), drops the working copies, and raises.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 from connectors.snapshots.disk import require_free
@@ -44,11 +43,11 @@ from m3core.config.model import Config
 from pipelines.ingest import diff
 from pipelines.ingest.following import Left
 from pipelines.ingest.generation import Build, begin, begin_build, check_builds, check_fits, current, finish
-from pipelines.ingest.listing import Listing, duplicate_letters, list_sources
+from pipelines.ingest.listing import Listing, duplicate_letters
 from pipelines.ingest.progress import Progress
 from pipelines.ingest.progress_text import Planned
 from pipelines.ingest.report import IngestReport
-from pipelines.ingest.running import conclude, perform, stores_for
+from pipelines.ingest.running import conclude, listing_for, perform, stores_for
 from pipelines.ingest.session import IngestOptions, Request, Run
 from pipelines.ingest.shared import sharing
 from pipelines.ingest.sources import open_source
@@ -60,7 +59,6 @@ from pipelines.state.collection import CollectionState, Generation, read_collect
 from pipelines.state.lease import Lease
 from pipelines.state.manifest import DocumentRecord
 from pipelines.state.runs import DeadLetter
-from pipelines.state.tombstones import read_tombstones
 
 __all__ = ["IngestOptions", "ingest"]
 
@@ -107,21 +105,12 @@ def begin_writing(request: Request, lease: Lease) -> tuple[CollectionState, Gene
 
 def _work(run: Run[Request], tally: Tally) -> None:
     request = run.request
-    listing = list_sources(
-        request.sources,
-        run.work,
-        request.progress.listing,
-        lambda: bool(request.stop),
-        read_tombstones(request.paths),
-    )
+    listing = listing_for(run)
     run.manifest.compact()  # waves that a killed run left: the join streams the base, but would have to sort them
     known = run.manifest.counts()
     standing = Standing.of(run.generation, None if request.options.load else ())
     tally.standing, tally.waiting = standing, known.pending
-    with ExitStack() as stack:
-        stores = stores_for(run, standing)
-        stack.callback(stores.close)
-        stack.push(lambda kind, *_: stores.discard() if kind else None)
+    with stores_for(run, standing) as stores:
         if known.documents or known.pending:
             stores.open_servers()
             stores.note_lost()

@@ -16,10 +16,11 @@ from pipelines.ingest.finalise import Batches, Ending, finalise
 from pipelines.ingest.following import follow
 from pipelines.ingest.generation import finish
 from pipelines.ingest.letters import Letters
+from pipelines.ingest.listing import Listing, list_sources
 from pipelines.ingest.memory import MemoryPeak
 from pipelines.ingest.progress_text import Header
 from pipelines.ingest.report import IngestReport
-from pipelines.ingest.session import WORK, Run, Session
+from pipelines.ingest.session import WORK, Request, Run, Session
 from pipelines.ingest.shared import disk_full
 from pipelines.ingest.stop import stopping_on_signals
 from pipelines.ingest.stores import Standing, Stores, for_writing, store_options
@@ -30,6 +31,7 @@ from pipelines.state.erase.target import Target
 from pipelines.state.lease import Lease, acquire_lease
 from pipelines.state.manifest import Manifest
 from pipelines.state.runs import RunFolder, list_runs, read_dead_letters
+from pipelines.state.tombstones import read_tombstones
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +57,13 @@ def perform(session: Asked, lock_wait: float, begin: Begin, work: Callable[[Run[
         run = _open_run(session, lease, state, generation)
         stack.callback(partial(shutil.rmtree, run.work, ignore_errors=True))
         return _reported(run, Tally(started, memory, letters=Letters(read_dead_letters(session.paths))), work)
+
+
+def listing_for(run: Run[Request]) -> Listing:
+    """What the sources have now, without what is under a tombstone. Raises SourceError."""
+    request = run.request
+    tombstones = read_tombstones(request.paths)
+    return list_sources(request.sources, run.work, request.progress.listing, lambda: bool(request.stop), tombstones)
 
 
 def stores_for(run: Run[Asked], standing: Standing) -> Stores:

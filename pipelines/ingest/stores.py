@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from types import TracebackType
 from typing import TypeVar
 
 from connectors.protocol import CollectionSchema, EmbeddedSink, Sink, StoreOptions
@@ -65,12 +66,27 @@ class Standing:
 
 @dataclass
 class Stores:
-    """Sinks of the stores of a generation that take part, by store name; opened by `open_servers` and `open_rest`."""
+    """Sinks of the stores of a generation that take part, by store name; opened by `open_servers` and `open_rest`.
+
+    A context manager: it closes them at the end, and an error drops what was not published.
+    """
 
     generation: Generation
     options: dict[str, StoreOptions]
     standing: Standing
     sinks: dict[str, Sink] = field(default_factory=dict)
+
+    def __enter__(self) -> Stores:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is not None:
+                self.discard()
+        finally:
+            self.close()
 
     @property
     def at_work(self) -> dict[str, Sink]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TypeVar
 
+from m3core.config.model import Config
 from pipelines.ingest.diff import Wanted
 from pipelines.ingest.reading import Group, ItemGroup, RecordGroup
 from pipelines.ingest.sources import Source, SourceItem
@@ -33,6 +34,11 @@ class WaveLimits:
 
     wave_bytes: int
     chunk_tokens: int
+
+    @classmethod
+    def of(cls, config: Config) -> WaveLimits:
+        """The configured ones."""
+        return cls(config.ingest.wave_bytes, config.chunking.max_tokens)
 
     @property
     def group_bytes(self) -> int:

@@ -84,7 +84,7 @@ def run_waves(run: Run[Request], work: diff.Work, shared: Shared, tally: Tally) 
     """
     run_wave = _beam()
     request = run.request
-    limits = WaveLimits(request.config.ingest.wave_bytes, request.config.chunking.max_tokens)
+    limits = WaveLimits.of(request.config)
     items = item_groups(wanted_items(request.sources, work.wanted), limits)
     records = record_groups(diff.pending_records(work, run.manifest), limits)
     number = 0
