@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 
 from m3core.errors import ExitCode
-from pipelines.cli.ingest import DeleteFractionOption, say_report
-from pipelines.cli.locked import FAIL, IfLockedOption, seconds_to_wait, unless_locked
+from pipelines.cli.ingest import DeleteFractionOption
+from pipelines.cli.locked import FAIL, IfLockedOption, seconds_to_wait
 from pipelines.cli.options import ConfigOption, DryRunOption, JsonOption, open_config
+from pipelines.cli.writing import carry_out
 
 
 def embed(
@@ -32,12 +33,7 @@ def embed(
     from pipelines.ingest.session import IngestOptions
 
     options = IngestOptions(max_delete_fraction, lock_wait=seconds_to_wait(if_locked), load=False)
-    report = unless_locked(
-        if_locked,
-        lambda: ingest(loaded.config, loaded.base, open_progress(sys.stderr), options=options),
-        as_json=json,
+    report = carry_out(
+        lambda: ingest(loaded.config, loaded.base, open_progress(sys.stderr), options=options), if_locked, as_json=json
     )
-    if report is None:
-        return ExitCode.OK
-    say_report(report, as_json=json)
-    return int(report.exit_code)
+    return ExitCode.OK if report is None else int(report.exit_code)

@@ -11,11 +11,12 @@ import typer
 
 from m3core.errors import ExitCode, UsageError
 from pipelines.cli.amounts import moment, size_text
-from pipelines.cli.ingest import DeleteFractionOption, say_report
-from pipelines.cli.locked import FAIL, IfLockedOption, seconds_to_wait, unless_locked
+from pipelines.cli.ingest import DeleteFractionOption
+from pipelines.cli.locked import FAIL, IfLockedOption, seconds_to_wait
 from pipelines.cli.options import ConfigOption, DryRunOption, JsonOption, open_config
 from pipelines.cli.report import print_json, say
 from pipelines.cli.usage import CommandGroup, whole_number
+from pipelines.cli.writing import carry_out
 
 if TYPE_CHECKING:
     from pipelines.operate.collection import Place
@@ -55,14 +56,11 @@ def build(
     from pipelines.ingest.session import IngestOptions
 
     options = IngestOptions(max_delete_fraction, lock_wait=seconds_to_wait(if_locked), build=True)
-    report = unless_locked(
-        if_locked,
-        lambda: ingest(loaded.config, loaded.base, open_progress(sys.stderr), options=options),
-        as_json=json,
+    report = carry_out(
+        lambda: ingest(loaded.config, loaded.base, open_progress(sys.stderr), options=options), if_locked, as_json=json
     )
     if report is None:
         return ExitCode.OK
-    say_report(report, as_json=json)
     if not json:
         say(f"Generation {report.generation} is built. Next:  m3 generations promote --dry-run")
     return int(report.exit_code)

@@ -5,19 +5,17 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from m3core.errors import ExitCode
-from pipelines.cli.locked import FAIL, IfLockedOption, seconds_to_wait, unless_locked
+from pipelines.cli.locked import FAIL, IfLockedOption, seconds_to_wait
 from pipelines.cli.look import command_name
 from pipelines.cli.options import ConfigOption, JsonOption, open_config
-from pipelines.cli.report import print_json, say
+from pipelines.cli.report import say
 from pipelines.cli.usage import fraction
-
-if TYPE_CHECKING:
-    from pipelines.ingest.report import IngestReport
+from pipelines.cli.writing import carry_out
 
 DeleteFractionOption = Annotated[
     float | None,
@@ -49,30 +47,14 @@ def ingest(
 
     run = apply_acls if only_acl else bring_up_to_date
     options = IngestOptions(max_delete_fraction, lock_wait=seconds_to_wait(if_locked))
-    report = unless_locked(
-        if_locked,
-        lambda: run(loaded.config, loaded.base, open_progress(sys.stderr), options=options),
-        as_json=json,
+    report = carry_out(
+        lambda: run(loaded.config, loaded.base, open_progress(sys.stderr), options=options), if_locked, as_json=json
     )
     if report is None:
         return ExitCode.OK
-    say_report(report, as_json=json)
     if not json:
         say(f'Search:  {command_name()} search{config_option(config)} "your question"')
     return int(report.exit_code)
-
-
-def say_report(report: IngestReport, *, as_json: bool) -> None:
-    """The end of a run that writes rows, for programs or for people."""
-    from m3core.terminal import plain
-    from pipelines.ingest.report import summary_lines
-
-    if as_json:
-        print_json(report.as_json())
-        return
-    for line in summary_lines(report):
-        indent = line[: len(line) - len(line.lstrip(" "))]
-        say(indent + plain(line.lstrip(" ")))
 
 
 def config_option(config: Path | None) -> str:

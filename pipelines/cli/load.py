@@ -9,10 +9,10 @@ import typer
 
 from m3core.errors import ExitCode
 from m3core.terminal import counted
-from pipelines.cli.ingest import say_report
-from pipelines.cli.locked import FAIL, IfLockedOption, seconds_to_wait, unless_locked
+from pipelines.cli.locked import FAIL, IfLockedOption, seconds_to_wait
 from pipelines.cli.options import ConfigOption, DryRunOption, JsonOption, open_config
 from pipelines.cli.report import print_json, say
+from pipelines.cli.writing import carry_out
 
 
 def load(
@@ -47,12 +47,9 @@ def load(
                 say(f"{name}: {counted(count, 'document')} {'waits' if count == 1 else 'wait'}")
         return ExitCode.OK
     options = LoadOptions(only, pending, seconds_to_wait(if_locked))
-    report = unless_locked(
-        if_locked,
+    report = carry_out(
         lambda: load_waiting(loaded.config, loaded.base, open_progress(sys.stderr), options=options),
+        if_locked,
         as_json=json,
     )
-    if report is None:
-        return ExitCode.OK
-    say_report(report, as_json=json)
-    return int(report.exit_code)
+    return ExitCode.OK if report is None else int(report.exit_code)
