@@ -17,6 +17,7 @@ from typing import Any
 from connectors.description import check_same, describe
 from connectors.elasticsearch.filters import indexed_value
 from connectors.elasticsearch.weights import packed, rounded, token_weights, unpacked
+from connectors.payloads import chunk_values, payload_from
 from connectors.protocol import Capabilities, CollectionSchema, FieldType, Patch, Payload
 from m3core.errors import StoreError
 from m3core.types import Metadata, MetadataValue, Row, Signal
@@ -110,16 +111,7 @@ def document_of(row: Row, schema: CollectionSchema) -> dict[str, Any]:
         document["weights"] = packed(vectors.lexical_ids, vectors.lexical_weights)
         document["lexical"] = token_weights(vectors.lexical_ids, rounded(vectors.lexical_weights))
     if schema.keeps_text:
-        document["payload"] = {
-            "tenant": chunk.tenant,
-            "doc_id": chunk.doc_id,
-            "ordinal": chunk.ordinal,
-            "span": list(chunk.span),
-            "title": chunk.title,
-            "context": chunk.context,
-            "text": chunk.text,
-            "language": chunk.language,
-        }
+        document["payload"] = chunk_values(chunk)
     return _with_metadata(document, chunk.metadata, chunk.acl, row.revision, schema)
 
 
@@ -138,24 +130,7 @@ def patched(source: Mapping[str, Any], patch: Patch, schema: CollectionSchema) -
 def payload_of(chunk_id: str, source: Mapping[str, Any]) -> Payload:
     """The stored row back as it was written."""
     payload = source["payload"]
-    metadata: dict[str, MetadataValue] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in json.loads(payload["metadata"]).items()
-    }
-    return Payload(
-        id=chunk_id,
-        tenant=payload["tenant"],
-        doc_id=payload["doc_id"],
-        ordinal=payload["ordinal"],
-        span=(payload["span"][0], payload["span"][1]),
-        title=payload["title"],
-        context=payload["context"],
-        text=payload["text"],
-        language=payload["language"],
-        metadata=metadata,
-        acl=tuple(payload["acl"]),
-        revision=source["revision"],
-    )
+    return payload_from(chunk_id, payload, json.loads(payload["metadata"]), source["revision"])
 
 
 def _with_metadata(

@@ -11,8 +11,9 @@ from typing import Any
 from connectors.milvus.parts import pack, part_id
 from connectors.milvus.schema import LONGEST, UNUSED
 from connectors.milvus.values import field_values, list_key, text_key
+from connectors.payloads import chunk_values, payload_from
 from connectors.protocol import CollectionSchema, Patch, Payload
-from m3core.types import Chunk, Metadata, MetadataValue, Row, Signal
+from m3core.types import Metadata, Row, Signal
 
 # The token of a row without tokens: a sparse vector must not be empty. No vocabulary is so large.
 _NO_TOKEN = 2**32 - 2
@@ -37,7 +38,7 @@ def record_of(row: Row, schema: CollectionSchema) -> Record:
         record[Signal.LEXICAL.value] = tokens or {_NO_TOKEN: 1.0}
     if not schema.signals & {Signal.DENSE, Signal.LEXICAL}:
         record[UNUSED] = [1.0, 0.0]
-    payload = _payload(chunk) if schema.keeps_text else None
+    payload = chunk_values(chunk) if schema.keeps_text else None
     return _with_metadata(record, payload, chunk.metadata, chunk.acl, row.revision, schema)
 
 
@@ -74,36 +75,7 @@ def patched(record: Mapping[str, Any], patch: Patch, schema: CollectionSchema) -
 def payload_of(record: Mapping[str, Any]) -> Payload:
     """The stored row back as it was written."""
     payload = _unpacked(record["payload"])
-    metadata: dict[str, MetadataValue] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in payload["metadata"].items()
-    }
-    return Payload(
-        id=record["id"],
-        tenant=payload["tenant"],
-        doc_id=payload["doc_id"],
-        ordinal=payload["ordinal"],
-        span=(payload["span"][0], payload["span"][1]),
-        title=payload["title"],
-        context=payload["context"],
-        text=payload["text"],
-        language=payload["language"],
-        metadata=metadata,
-        acl=tuple(payload["acl"]),
-        revision=record["revision"],
-    )
-
-
-def _payload(chunk: Chunk) -> dict[str, Any]:
-    return {
-        "tenant": chunk.tenant,
-        "doc_id": chunk.doc_id,
-        "ordinal": chunk.ordinal,
-        "span": list(chunk.span),
-        "title": chunk.title,
-        "context": chunk.context,
-        "text": chunk.text,
-        "language": chunk.language,
-    }
+    return payload_from(record["id"], payload, payload["metadata"], record["revision"])
 
 
 def _with_metadata(

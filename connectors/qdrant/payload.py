@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from connectors.payloads import payload_from
 from connectors.protocol import CollectionSchema, Patch, Payload
 from m3core.types import Chunk, Metadata, MetadataValue
 
@@ -58,20 +59,7 @@ def patch_payload(patch: Patch, schema: CollectionSchema) -> dict[str, Any]:
 
 def payload_of(chunk_id: str, payload: Mapping[str, Any]) -> Payload:
     """The stored row back as it was written."""
-    return Payload(
-        id=chunk_id,
-        tenant=payload["tenant"],
-        doc_id=payload["doc_id"],
-        ordinal=payload["ordinal"],
-        span=(payload["span"][0], payload["span"][1]),
-        title=payload.get("title", ""),
-        context=payload["context"],
-        text=payload["text"],
-        language=payload.get("language", ""),
-        metadata={name: _loaded(value) for name, value in payload["metadata"].items()},
-        acl=tuple(payload["acl"]),
-        revision=payload["revision"],
-    )
+    return payload_from(chunk_id, payload, payload["metadata"], payload["revision"])
 
 
 def _metadata_payload(metadata: Metadata, schema: CollectionSchema) -> dict[str, Any]:
@@ -83,7 +71,3 @@ def _metadata_payload(metadata: Metadata, schema: CollectionSchema) -> dict[str,
             name: list(value) if isinstance(value, tuple) else value for name, value in metadata.items()
         }
     return payload
-
-
-def _loaded(value: Any) -> MetadataValue:
-    return tuple(value) if isinstance(value, list) else value

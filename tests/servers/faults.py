@@ -8,15 +8,16 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
+
+from tests.servers.loopback import serving
 
 _PRODUCT = {"X-Elastic-Product": "Elasticsearch", "Content-Type": "application/json"}
 
@@ -88,29 +89,8 @@ def fault_proxy(
 ) -> Iterator[FaultProxy]:
     """A proxy on a free port of 127.0.0.1. `certificate` is (chain, key) in PEM files: then it speaks TLS."""
     proxy = FaultProxy(upstream, choose, api_key)
-    handler = type("Handler", (_Handler,), {"proxy": proxy})
-    server = _Server(("127.0.0.1", 0), handler)
-    if certificate:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(*certificate)
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-    proxy.url = f"{'https' if certificate else 'http'}://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with serving(type("Handler", (_Handler,), {"proxy": proxy}), certificate) as proxy.url:
         yield proxy
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that goes away is what some tests are about."""
 
 
 class _Handler(BaseHTTPRequestHandler):

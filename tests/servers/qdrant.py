@@ -9,18 +9,19 @@ that is not there is a 404, a body above 32 MiB a 413. QDRANT_URL names a real s
 from __future__ import annotations
 
 import json
-import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 from qdrant_client import QdrantClient, models
+
+from tests.servers.loopback import serving
 
 VERSION = "1.20.0"
 _MOST_BYTES = 32 << 20
@@ -170,29 +171,11 @@ def qdrant_stand_in(
 ) -> Iterator[QdrantStandIn]:
     """A stand-in on a free port of 127.0.0.1. `certificate` is (chain, key) in PEM files: then it speaks TLS."""
     stand_in = QdrantStandIn(api_key, version)
-    server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"stand_in": stand_in}))
-    if certificate:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(*certificate)
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-    stand_in.url = f"{'https' if certificate else 'http'}://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
     try:
-        yield stand_in
+        with serving(type("Handler", (_Handler,), {"stand_in": stand_in}), certificate) as stand_in.url:
+            yield stand_in
     finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
         stand_in.client.close()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that goes away is what some tests are about."""
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -47,6 +47,8 @@ _VERSIONS = st.builds(Version, _TEXTS, _YEARS, _ACLS)
 _CHANGES = ("write", "text", "year", "acl", "acl", "poison", "remove", "rename")
 _SOME = st.lists(st.sampled_from(_CHANGES), min_size=1, max_size=4)
 _STORES = st.sampled_from(sorted(TWO))
+# Of three documents two may go at once: the limit on deletes has tests of its own (ingest/test_run.py).
+_INGEST = {"wave_bytes": 1 << 16, "min_free_bytes": 1 << 20, "max_delete_fraction": 1.0}
 
 
 class KilledError(BaseException):
@@ -71,7 +73,7 @@ class Histories(RuleBasedStateMachine):
         self._patch = pytest.MonkeyPatch()
         self._board = Switchboard.install(self._patch)
         self._base = Path(tempfile.mkdtemp(prefix="m3-history-"))
-        self._project = Project(self._base, self.model, {"stores": TWO, "fields": {"year": "integer"}})
+        self._project = Project(self._base, self.model, {"stores": TWO, "fields": {"year": "integer"}, "ingest": _INGEST})
         self.source: dict[DocumentKey, Version] = {}
         self.allowed: dict[DocumentKey, set[Version | None]] = {}
         self.purged: set[DocumentKey] = set()
