@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, TypedDict
 
@@ -13,10 +14,15 @@ NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,40}$"
 
 FieldKind = Literal["string", "strings", "integer", "number", "boolean"]
 SignalName = Literal["dense", "lexical", "multi"]
+# Signatures with a key pair only: what the issuer publishes must not be enough to make a token.
+SigningAlgorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 # Metadata cannot use the names of the row's own fields.
 RESERVED_FIELDS = frozenset(
     {"id", "tenant", "doc_id", "ordinal", "span", "title", "context", "text", "language", "acl", "revision", "metadata"}
 )
+
+
+_LOOPBACK_URL = re.compile(r"http://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?(/|$)")
 
 
 class Section(BaseModel):
@@ -161,6 +167,44 @@ class SearchSection(Section):
     principals: Annotated[tuple[str, ...], Field(description="principals of the command without --as")] = ("everyone",)
 
 
+class OidcSection(Section):
+    """Bearer tokens of one OpenID Connect issuer, and what their claims mean here."""
+
+    issuer: Annotated[
+        str, Field(pattern=r"^https?://[^\s@?#]+$", description="as the tokens name it, letter by letter")
+    ]
+    audience: Annotated[str, Field(min_length=1, max_length=256, description="that the tokens must be meant for")]
+    jwks_url: Annotated[
+        str, Field(pattern=r"^(https?://[^\s@#]+)?$", description="of its keys; without it the issuer is asked for it")
+    ] = ""
+    ca: Annotated[str, Field(description="PEM file of certificates to trust instead of the system's")] = ""
+    algorithms: Annotated[tuple[SigningAlgorithm, ...], Field(min_length=1, description="that are accepted")] = (
+        "RS256",
+        "ES256",
+    )
+    leeway: Annotated[int, Field(ge=0, le=300, description="seconds that the clocks may differ")] = 30
+    tenant: Annotated[str, Field(max_length=128, description="of every token, where the issuer serves one tenant")] = ""
+    tenant_claim: Annotated[str, Field(max_length=256, description="that names the tenant; a.b looks into objects")] = (
+        ""
+    )
+    principals: Annotated[
+        dict[str, str],
+        Field(description='claims with principals, and what goes in front: {groups = "", sub = "user:"}'),
+    ] = {"groups": ""}
+    everyone: Annotated[tuple[str, ...], Field(description="principals that every token has besides")] = ()
+    scopes: Annotated[
+        tuple[Literal["search", "encode"], ...], Field(min_length=1, description="what a token may do")
+    ] = ("search",)
+    required_scope: Annotated[str, Field(max_length=128, description="a token's scope or scp must name it")] = ""
+    per_minute: Annotated[int, Field(ge=0, description="requests of one subject; 0: no limit")] = 600
+
+
+class ServeSection(Section):
+    """Who may ask `m3 serve`, besides API keys."""
+
+    oidc: OidcSection | None = None
+
+
 class Config(Section):
     """The whole configuration of one collection."""
 
@@ -177,6 +221,7 @@ class Config(Section):
     }
     ingest: IngestSection = IngestSection()
     search: SearchSection = SearchSection()
+    serve: ServeSection = ServeSection()
 
     @model_validator(mode="after")
     def _each_signal_in_one_store(self) -> Config:
@@ -215,4 +260,21 @@ class Config(Section):
         for name in self.fields:
             if name in RESERVED_FIELDS:
                 raise broken_rule(f"fields.{name}", "is a name of the row itself", "rename the metadata field")
+        return self
+
+    @model_validator(mode="after")
+    def _tokens_lead_to_one_tenant(self) -> Config:
+        oidc = self.serve.oidc
+        if oidc is not None and bool(oidc.tenant) == bool(oidc.tenant_claim):
+            rule = "must be given, or tenant_claim, and not both"
+            raise broken_rule("serve.oidc.tenant", rule, 'write tenant = "acme", or tenant_claim = "tenant"')
+        return self
+
+    @model_validator(mode="after")
+    def _issuers_are_reached_safely(self) -> Config:
+        oidc = self.serve.oidc
+        for key, url in () if oidc is None else (("issuer", oidc.issuer), ("jwks_url", oidc.jwks_url)):
+            # Who can change an answer on its way could put keys of their own into it.
+            if url.startswith("http://") and not _LOOPBACK_URL.match(url):
+                raise broken_rule(f"serve.oidc.{key}", "must begin with https://", "http is for this machine only")
         return self

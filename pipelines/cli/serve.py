@@ -58,16 +58,16 @@ def serve(
         audit_queries=audit_queries,
     )
     service = Service.open(loaded.config, loaded.base, settings)
-    if not listening.is_loopback and not service.door.ring.any():
+    if not listening.is_loopback and service.door.tokens is None and not service.door.ring.any():
         raise RefusedError(
             f"{host} can be reached from other machines, and there is no API key",
-            "m3 keys create NAME, or listen on 127.0.0.1",
+            "m3 keys create NAME, configure serve.oidc, or listen on 127.0.0.1",
         )
     with cleaning_up_on_sigterm(), bind(listening) as opened:
         if metrics_port is not None:
             note(f"metrics at http://{metrics_host}:{service.metrics.serve(metrics_host, metrics_port)}/metrics")
         say(f"{loaded.config.collection.name} at {address(opened)}")
-        if settings.open_access and not service.door.ring.any():
+        if not service.door.guarded:
             whom = f"{loaded.config.search.tenant}:{','.join(loaded.config.search.principals)}"
             note(f"no API keys: only this machine is answered, as {whom}")
         run(create_app(service), opened, grace)

@@ -16,10 +16,16 @@ from pathlib import Path
 from pipelines.state.clock import stamp
 from pipelines.state.files import make_folder, reporting_write_errors
 
+# Left out of a line where there is nothing to say.
+_OPTIONAL = ("query", "subject")
+
 
 @dataclass(frozen=True)
 class AuditLine:
-    """One request. `hits` are the documents that were shown; `query` is None unless texts are logged."""
+    """One request. `hits` are the documents that were shown; `query` is None unless texts are logged.
+
+    `key` is the caller's key, or a digest of the token's subject; `subject` is whom the token names ("": no token).
+    """
 
     request_id: str
     key: str
@@ -30,6 +36,7 @@ class AuditLine:
     outcome: str
     hits: int = 0
     generation: int | None = None
+    subject: str = ""
     query: str | None = None
 
 
@@ -43,7 +50,7 @@ class AuditLog:
     def write(self, line: AuditLine) -> None:
         """Append one line. Raises DiskFullError or StateError if the disk does not take it."""
         now = stamp(self._clock())
-        fields = {name: value for name, value in asdict(line).items() if name != "query" or value is not None}
+        fields = {name: value for name, value in asdict(line).items() if name not in _OPTIONAL or value}
         data = (json.dumps({"time": now, **fields}, ensure_ascii=True) + "\n").encode()
         make_folder(self._folder)
         path = self._folder / f"{now[:10]}.jsonl"

@@ -1,8 +1,7 @@
-"""Who asks: a key, or nobody on a loopback address without keys; and whom a backend acts for."""
+"""Who asks: a key, a token of an issuer, or nobody on a loopback address; and whom a backend acts for."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote
@@ -11,36 +10,64 @@ from m3core.types import Identity
 from pipelines.query.request import MAX_PRINCIPALS
 from pipelines.query.service.keys import ANY_TENANT, KeyRecord, KeyRing, Scope
 from pipelines.query.service.limits import RateLimits
+from pipelines.query.service.names import MAX_NAME, is_name
 from pipelines.query.service.problems import Problem, ProblemError, unauthorized
+from pipelines.query.service.tokens import Tokens
 
 ACT_AS_TENANT = "m3-act-as-tenant"
 ACT_AS_PRINCIPALS = "m3-act-as-principals"
 ANONYMOUS = "-"
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffd]")
-_MAX_NAME = 256
 
 
 @dataclass(frozen=True)
 class Caller:
-    """On whose behalf a request runs. `acted`: a backend named somebody else than its key's own identity."""
+    """On whose behalf a request runs. `acted`: a backend named somebody else than its key's own identity.
+
+    `key_id` is what logs call the caller; `subject`, whom a token names, is for the audit log alone.
+    """
 
     key_id: str
     identity: Identity
     acted: bool = False
+    subject: str = ""
 
 
 @dataclass(frozen=True)
 class Door:
-    """Lets callers in. `default` is whom a request without a key stands for where `open_access` allows one."""
+    """Lets callers in. `default` is whom a request without a key stands for where `open_access` allows one.
+
+    `tokens` of an issuer are taken beside keys, where one is configured.
+    """
 
     ring: KeyRing
     limits: RateLimits
     default: Identity
     open_access: bool
+    tokens: Tokens | None = None
 
-    def enter(self, headers: Mapping[str, str], scope: Scope) -> Caller:
-        """The caller of a request that needs `scope`. Raises ProblemError: 401, 403 or 429."""
-        record = self._key(headers.get("authorization"))
+    @property
+    def guarded(self) -> bool:
+        """Whether a caller has to say who it is."""
+        return not self.open_access or self.tokens is not None or self.ring.any()
+
+    async def enter(self, headers: Mapping[str, str], scope: Scope) -> Caller:
+        """The caller of a request that needs `scope`. Raises ProblemError: 401, 403, 429, or 503 (no issuer)."""
+        text = _bearer(headers.get("authorization"))
+        if text is not None and self.tokens is not None and "." in text:
+            return await self._with_token(self.tokens, text, headers, scope)
+        return self._with_key(text, headers, scope)
+
+    async def _with_token(self, tokens: Tokens, text: str, headers: Mapping[str, str], scope: Scope) -> Caller:
+        owner = await tokens.owner(text)
+        self.limits.take(owner.id, tokens.section.per_minute)
+        if scope not in tokens.section.scopes:
+            raise _forbidden(f"tokens do not have the scope {scope} here")
+        if _act_as(headers) is not None:
+            raise _forbidden("a token stands for its own user; acting for others needs a key with the scope act-as")
+        return Caller(owner.id, owner.identity, subject=owner.subject)
+
+    def _with_key(self, text: str | None, headers: Mapping[str, str], scope: Scope) -> Caller:
+        record = self._key(text)
         if record is None:
             if _act_as(headers) is not None:
                 raise _forbidden("acting for others needs a key with the scope act-as")
@@ -57,16 +84,23 @@ class Door:
             raise _forbidden("the key may not act for this tenant")
         return Caller(record.id, other, acted=True)
 
-    def _key(self, header: str | None) -> KeyRecord | None:
-        if header is None:
-            if self.open_access and not self.ring.any():
+    def _key(self, text: str | None) -> KeyRecord | None:
+        if text is None:
+            if not self.guarded:
                 return None
             raise unauthorized("this service asks for a key")
-        kind, _, text = header.partition(" ")
-        record = self.ring.opens(text.strip()) if kind.lower() == "bearer" else None
+        record = self.ring.opens(text)
         if record is None:
             raise unauthorized("the key is unknown, revoked or expired")
         return record
+
+
+def _bearer(header: str | None) -> str | None:
+    """What a caller shows: None if nothing, "" if it is no bearer's."""
+    if header is None:
+        return None
+    kind, _, text = header.partition(" ")
+    return text.strip() if kind.lower() == "bearer" else ""
 
 
 def _act_as(headers: Mapping[str, str]) -> Identity | None:
@@ -86,8 +120,8 @@ def _act_as(headers: Mapping[str, str]) -> Identity | None:
 
 def _name(text: str) -> str:
     name = unquote(text.strip())
-    if len(name) > _MAX_NAME or _CONTROLS.search(name):
-        raise _malformed(f"a name has at most {_MAX_NAME} characters, UTF-8, no control characters")
+    if name and not is_name(name):
+        raise _malformed(f"a name has at most {MAX_NAME} characters, UTF-8, no control characters")
     return name
 
 

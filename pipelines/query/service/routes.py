@@ -27,8 +27,8 @@ from pipelines.query.service.telling import tell
 _SCHEMA = {"schema": {"$ref": "#/components/schemas/ProblemTold"}}
 _PROBLEMS = {
     400: "The request cannot be carried out as it is.",
-    401: "No key, or none that opens anything.",
-    403: "The key may not do this, or the request comes from another site.",
+    401: "No key or token, or none that opens anything.",
+    403: "The key or token may not do this, or the request comes from another site.",
     404: "There is no such thing, or the caller may not see it.",
     405: "There is no such method.",
     408: "The request came too slowly.",
@@ -42,6 +42,7 @@ _PROBLEMS = {
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"description": text, "content": {MEDIA_TYPE: _SCHEMA}} for status, text in _PROBLEMS.items()
 }
+_BEARER = "an API key (m3 keys create makes one), or a token of the configured issuer"
 _ACT_AS = "for keys with the scope act-as: the identity to act for, percent-encoded UTF-8"
 
 
@@ -51,7 +52,15 @@ def _service(request: Request) -> Service:
 
 
 def _documented(
-    _key: Annotated[object, Depends(HTTPBearer(auto_error=False, description="m3 keys create makes one"))],
+    _key: Annotated[
+        object,
+        Depends(
+            HTTPBearer(
+                auto_error=False,
+                description=_BEARER,
+            )
+        ),
+    ],
     _tenant: Annotated[str | None, Header(alias="M3-Act-As-Tenant", description=_ACT_AS)] = None,
     _principals: Annotated[str | None, Header(alias="M3-Act-As-Principals", description=_ACT_AS)] = None,
 ) -> None:
@@ -67,7 +76,7 @@ probes = APIRouter(responses={status: PROBLEMS[status] for status in (403, 405, 
 @api.post("/collections/{name}/search", tags=["search"], responses={200: {"model": schemas.SearchTold}})
 async def search(request: Request, service: Served, name: CollectionName, body: schemas.SearchBody) -> Response:
     """Ask a collection."""
-    caller = service.admit(request, "search")
+    caller = await service.admit(request, "search")
     async with service.audited(request, caller, "search") as deed:
         service.check_collection(name)
         deed.query = body.query
@@ -103,14 +112,14 @@ async def simple_search(
 @api.get("/collections", tags=["collections"], responses={200: {"model": schemas.CollectionsTold}})
 async def collections(request: Request, service: Served) -> Response:
     """What can be searched."""
-    caller = service.admit(request, "search")
+    caller = await service.admit(request, "search")
     return _json({"collections": [await describe(service, caller.identity)]})
 
 
 @api.get("/collections/{name}", tags=["collections"], responses={200: {"model": schemas.CollectionTold}})
 async def collection(request: Request, service: Served, name: CollectionName) -> Response:
     """One collection: its generation, its fields, and how much of it the caller may see."""
-    caller = service.admit(request, "search")
+    caller = await service.admit(request, "search")
     service.check_collection(name)
     return _json(await describe(service, caller.identity))
 
@@ -127,7 +136,7 @@ async def document(
     limit: Annotated[int, Query(ge=1, le=MAX_CHUNKS, description="chunks")] = 50,
 ) -> Response:
     """A document of the caller's tenant, as it is stored: chunk by chunk."""
-    caller = service.admit(request, "search")
+    caller = await service.admit(request, "search")
     async with service.audited(request, caller, "document") as deed:
         service.check_collection(name)
         part = slice(offset, offset + limit)
@@ -139,7 +148,7 @@ async def document(
 @api.post("/encode", tags=["encode"], responses={200: {"model": schemas.EncodeTold}})
 async def encode(request: Request, service: Served, body: schemas.EncodeBody) -> Response:
     """Encode queries, for callers that ask the stores themselves."""
-    caller = service.admit(request, "encode")
+    caller = await service.admit(request, "encode")
     async with service.audited(request, caller, "encode"):
         encoder = await encoder_of_live(service)
         wanted = body.signals or ALL_SIGNALS

@@ -26,6 +26,7 @@ from pipelines.query.service.metrics import Metrics
 from pipelines.query.service.problems import ProblemError, not_found
 from pipelines.query.service.readiness import Readiness
 from pipelines.query.service.settings import ServiceSettings
+from pipelines.query.service.tokens import Tokens
 from pipelines.state.files import create_if_absent, make_folder
 from pipelines.state.paths import StatePaths
 
@@ -59,20 +60,21 @@ class Service:
             usual = Router.open(config, base, cursor_key=cursor_key(service_folder(storage, name) / "cursor.key"))
             router = replace(usual, stores=LiveGeneration(config, base, open_apart))
         default = Identity(config.search.tenant, config.search.principals)
+        tokens = None if config.serve.oidc is None else Tokens.of(config.serve.oidc)
         return cls(
             config=config,
             paths=StatePaths.of(storage, name),
             router=router,
-            door=Door(KeyRing(KeyFile.of(storage, name)), RateLimits(), default, settings.open_access),
+            door=Door(KeyRing(KeyFile.of(storage, name)), RateLimits(), default, settings.open_access, tokens),
             audit=AuditLog(service_folder(storage, name) / "audit"),
             metrics=Metrics(),
             readiness=Readiness(router),
             settings=settings,
         )
 
-    def admit(self, request: Request, scope: Scope) -> Caller:
+    async def admit(self, request: Request, scope: Scope) -> Caller:
         """The caller, for logs too. Raises ProblemError."""
-        caller = self.door.enter(request.headers, scope)
+        caller = await self.door.enter(request.headers, scope)
         request.scope["state"]["key"] = caller.key_id
         return caller
 
@@ -100,6 +102,7 @@ class Service:
             line = AuditLine(
                 request_id=request.scope["state"]["request_id"],
                 key=caller.key_id,
+                subject=caller.subject,
                 tenant=caller.identity.tenant,
                 principals=caller.identity.principals,
                 acted=caller.acted,

@@ -53,12 +53,14 @@ Serve = Callable[..., Served]
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
-    """Serve a world of the query side's conftest; `settings` are ServiceSettings' fields."""
+    """Serve a world of the query side's conftest; `settings` are ServiceSettings' fields, `config` further tables."""
     clients: list[TestClient] = []
 
-    def start(world: Any, *, router: Router | None = None, **settings: Any) -> Served:
+    def start(
+        world: Any, *, router: Router | None = None, config: Mapping[str, Any] | None = None, **settings: Any
+    ) -> Served:
         root = tmp_path / f"service-{len(clients)}"
-        config = Config.model_validate(
+        loaded = Config.model_validate(
             {
                 "collection": {"name": "handbook"},
                 "storage": {"path": str(root)},
@@ -66,11 +68,12 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
                 "fields": dict(world.generation.fields),
                 "stores": {"main": {"kind": "memory"}},
                 "search": {"tenant": "acme", "principals": ["staff"]},
+                **(config or {}),
             }
         )
         hosts = ServiceSettings().hosts | {"testserver"}
         chosen = ServiceSettings(**{"hosts": hosts, **settings})
-        service = Service.open(config, root, chosen, router or world.router())
+        service = Service.open(loaded, root, chosen, router or world.router())
         state = CollectionState(1, "handbook", world.generation.number, 1, (world.generation,))
         write_manifest(service.paths, world)
         swap_collection(service.paths, None, state)
