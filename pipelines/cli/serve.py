@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +14,9 @@ from pipelines.cli.options import ConfigOption, open_config
 from pipelines.cli.report import note, say
 from pipelines.cli.terminated import cleaning_up_on_sigterm
 from pipelines.cli.usage import whole_number
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 _NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 
@@ -70,7 +75,23 @@ def serve(
         if not service.door.guarded:
             whom = f"{loaded.config.search.tenant}:{','.join(loaded.config.search.principals)}"
             note(f"no API keys: only this machine is answered, as {whom}")
-        run(create_app(service), opened, grace)
+        with _traced(create_app(service), loaded.config.serve.traces) as app:
+            run(app, opened, grace)
+
+
+@contextmanager
+def _traced(app: ASGIApp, endpoint: str) -> Iterator[ASGIApp]:
+    """The application, with traces if there is somebody to send them to; what is left of them is sent at the end."""
+    from pipelines.query.service.traces import open_provider, traced
+
+    if not endpoint:
+        yield app
+        return
+    provider = open_provider(endpoint)
+    try:
+        yield traced(app, provider)
+    finally:
+        provider.shutdown()
 
 
 def _check_installed() -> None:

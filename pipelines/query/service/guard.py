@@ -24,7 +24,7 @@ _access = logging.getLogger("m3.access")
 _log = logging.getLogger("m3.serve")
 UNMATCHED = "(none)"
 # Asked every few seconds by a machine.
-_PROBES = ("/healthz", "/readyz")
+PROBES = ("/healthz", "/readyz")
 # Nothing from elsewhere, nothing inline, no frame around the page, and no HTML made from a string.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
@@ -106,7 +106,7 @@ class Guard:
     def _check(self, exchange: _Exchange) -> None:
         headers = exchange.headers
         # A probe calls a machine by whatever address it has, and learns nothing that matters.
-        probe = exchange.scope["path"] in _PROBES
+        probe = exchange.scope["path"] in PROBES
         if not probe and _name_of(headers.get("host", "")) not in self.settings.hosts:
             raise _RefusedError(
                 Problem(421, "host", "this service does not answer under that name", "m3 serve --allow-host NAME")
@@ -134,7 +134,7 @@ class Guard:
         route = getattr(scope.get("route"), "path", UNMATCHED)
         self.metrics.end(route, exchange.status, spent)
         _access.log(
-            logging.DEBUG if route in _PROBES else logging.INFO,
+            logging.DEBUG if route in PROBES else logging.INFO,
             "%d %s %s %.0f ms key %s request %s",
             exchange.status, scope["method"] if route != UNMATCHED else "-", route, 1e3 * spent,
             scope["state"].get("key", "-"), exchange.request_id,

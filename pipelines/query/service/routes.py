@@ -23,6 +23,7 @@ from pipelines.query.service.readiness import is_ready
 from pipelines.query.service.service import Service, while_connected
 from pipelines.query.service.settings import FACET_DOCUMENTS, MAX_CHUNKS, MAX_HITS, MAX_SNIPPET
 from pipelines.query.service.telling import tell
+from pipelines.query.service.traces import ANSWER
 
 _SCHEMA = {"schema": {"$ref": "#/components/schemas/ProblemTold"}}
 _PROBLEMS = {
@@ -85,6 +86,7 @@ async def search(request: Request, service: Served, name: CollectionName, body: 
         asked = _asked(body, caller.identity, max(limit, FACET_DOCUMENTS) if body.facets else limit)
         answer = await while_connected(request, service.router.search(asked))
         service.metrics.answered(answer)
+        request.scope["state"][ANSWER] = answer
         told = tell(answer, body, limit)
         deed.hits, deed.generation = len(told["hits"]), answer.generation
         return _json(told)

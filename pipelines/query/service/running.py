@@ -7,8 +7,10 @@ import ipaddress
 import logging
 import socket
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
+
+from starlette.types import ASGIApp
 
 from m3core.errors import UsageError
 from pipelines.query.service.settings import LOOPBACK_NAMES
@@ -71,7 +73,7 @@ def address(opened: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
 
-def run(app: Callable[..., object], opened: socket.socket, grace: int) -> None:
+def run(app: ASGIApp, opened: socket.socket, grace: int) -> None:
     """Serve until SIGINT or SIGTERM; then no new connection, and running requests get `grace` seconds.
 
     The signal is raised again at the end, for the command to exit by it.
