@@ -73,7 +73,9 @@ class Histories(RuleBasedStateMachine):
         self._patch = pytest.MonkeyPatch()
         self._board = Switchboard.install(self._patch)
         self._base = Path(tempfile.mkdtemp(prefix="m3-history-"))
-        self._project = Project(self._base, self.model, {"stores": TWO, "fields": {"year": "integer"}, "ingest": _INGEST})
+        self._project = Project(
+            self._base, self.model, {"stores": TWO, "fields": {"year": "integer"}, "ingest": _INGEST}
+        )
         self.source: dict[DocumentKey, Version] = {}
         self.allowed: dict[DocumentKey, set[Version | None]] = {}
         self.purged: set[DocumentKey] = set()
