@@ -6,14 +6,15 @@ USE := $(VENV)/.installed-use
 DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint nightly test-wheel bench reference-env reference-goldens clean
+.PHONY: help quickstart test lint nightly test-wheel bench constraints reference-env reference-goldens clean
 
 help:
 	@echo "make quickstart   install, ingest the sample corpus, answer five questions"
 	@echo "make test         install and run every test that can run here"
 	@echo "make lint         ruff, mypy --strict, import-linter"
-	@echo "make nightly      the heavy campaigns: kills, wheel in an empty environment"
+	@echo "make nightly      the heavy campaigns: kills, wheel in an empty environment, charts and rules, Airflow"
 	@echo "make bench        tables of start-up, ingest and search times"
+	@echo "make constraints  write the exact versions that the images install"
 	@echo "make reference-goldens   run FlagEmbedding in an environment of its own, write the encoder's goldens"
 	@echo "make clean        remove the environment"
 
@@ -34,6 +35,8 @@ lint: $(DEV)
 
 nightly: $(DEV) test-wheel
 	$(BIN)/m3 models pull m3-small
+	infra/tools.sh build
+	REQUIRE_TOOLS=1 $(BIN)/python -m pytest tests/infra -m "not nightly"
 	$(BIN)/python -m pytest -m nightly $(PYTEST_ARGS)
 
 test-wheel: $(DEV)
@@ -44,6 +47,14 @@ bench: $(DEV)
 	$(BIN)/python tests/bench/help_time.py
 	$(BIN)/m3 demo --json > /dev/null
 	$(BIN)/python tests/bench/search_time.py -c "$$($(BIN)/python -c 'from m3core.home import m3_home; from m3core.zoo import m3_small; print(m3_home() / "demo" / m3_small.folder().name / "m3.toml")')"
+
+# The exact versions that the images install.
+constraints: $(DEV)
+	@head -n 1 infra/images/constraints.txt > infra/images/constraints.new
+	@$(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate --python-version 3.11 \
+		--python-platform x86_64-manylinux_2_28 --extra all --extra milvus \
+		pyproject.toml infra/images/constraints.in >> infra/images/constraints.new
+	@mv infra/images/constraints.new infra/images/constraints.txt
 
 # FlagEmbedding as the oracle of the encoder: tests/reference/README.md. MODEL may name another model.
 MODEL := xlmr-2-layer m3-small
