@@ -36,7 +36,8 @@ def tool(name: str) -> str:
 
 def check(name: str, *arguments: str, stdin: str | None = None) -> str:
     """What a checker says on stdout; an AssertionError with all that it said if it refuses."""
-    done = subprocess.run([tool(name), *arguments], input=stdin, capture_output=True, text=True, timeout=300)
+    command = [tool(name), *arguments]
+    done = subprocess.run(command, check=False, input=stdin, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{name} {' '.join(arguments)}\n{done.stdout}{done.stderr}"
     return done.stdout
 

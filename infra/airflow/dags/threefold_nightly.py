@@ -1,8 +1,8 @@
 """One collection, every night: plan, embed, load, audit, and where another generation is configured, build it, ask it
 the quality gate's questions and promote it. Each task is one `m3` command with --json; its report is the task's XCom.
 
-Copy this folder into Airflow's dags folder (2.10 or newer is not enough: it uses airflow.sdk of Airflow 3). The worker
-needs `m3` and the state folder. Secrets reach m3 as its configuration says: from the worker's environment or files.
+Copy the two files of this folder into the dags folder of an Airflow 3. The worker needs `m3`, the model and the state
+folder. Secrets reach m3 as its configuration says: from the worker's environment or files, never through Airflow.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any, NoReturn
+from typing import Any
 
-from airflow.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from airflow.sdk import DAG, BaseOperator, Param
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 from threefold_exit_codes import Outcome, meaning_of
 
 # After so many waits (15 minutes each by default: three hours) a store that is down is somebody's business.
@@ -84,9 +84,10 @@ class M3Operator(BaseOperator):
         self.log.info("%s", " ".join(command))
         # stderr is for the log, line by line, while it runs; the report goes to a file, which no pipe's size limits.
         with tempfile.TemporaryFile("w+", encoding="utf-8") as report:
-            with subprocess.Popen(command, stdout=report, stderr=subprocess.PIPE, text=True) as self._process:
-                assert self._process.stderr is not None
-                for line in self._process.stderr:
+            with subprocess.Popen(  # noqa: S603 - a list from this file and the DAG's parameters, no shell
+                command, stdout=report, stderr=subprocess.PIPE, text=True
+            ) as self._process:
+                for line in self._process.stderr or ():
                     self.log.info("%s", line.rstrip())
             report.seek(0)
             return self._process.returncode, report.read()
@@ -97,13 +98,13 @@ class M3Operator(BaseOperator):
             raise AirflowSkipException(report["skipped"])
         return report
 
-    def _wait(self, waits: int) -> NoReturn:
+    def _wait(self, waits: int) -> None:
         seconds = float(self.wait_seconds)
         self.log.info("again in %g s (%d of %d)", seconds, waits + 1, MOST_WAITS)
+        # Raises what makes Airflow hand the task to its triggerer.
         self.defer(
             trigger=TimeDeltaTrigger(timedelta(seconds=seconds)), method_name="resume", kwargs={"waits": waits + 1}
         )
-        raise AssertionError("defer does not return")
 
 
 PARAMS = {
