@@ -66,6 +66,12 @@ class _Exchange:
     def headers(self) -> Mapping[str, str]:
         return {name.decode("latin-1"): value.decode("latin-1") for name, value in self.scope["headers"]}
 
+    @property
+    def head_bytes(self) -> int:
+        """Size of address and headers. The server bounds what it waits for, not what comes at once."""
+        address = len(self.scope.get("raw_path") or b"") + len(self.scope.get("query_string") or b"")
+        return address + sum(len(name) + len(value) for name, value in self.scope["headers"])
+
 
 @dataclass(frozen=True)
 class Guard:
@@ -74,6 +80,8 @@ class Guard:
     app: ASGIApp
     settings: ServiceSettings
     metrics: Metrics
+    # Requests that are being answered.
+    _running: set[str] = field(default_factory=set)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -84,9 +92,11 @@ class Guard:
     async def _exchange(self, exchange: _Exchange, receive: Receive, send: Send) -> None:
         exchange.scope.setdefault("state", {}).update(request_id=exchange.request_id)
         self.metrics.begin()
+        self._running.add(exchange.request_id)
         try:
             await self._answer(exchange, receive, _completed(exchange, send))
         finally:
+            self._running.discard(exchange.request_id)
             self._record(exchange)
 
     async def _answer(self, exchange: _Exchange, receive: Receive, send: Send) -> None:
@@ -105,8 +115,14 @@ class Guard:
 
     def _check(self, exchange: _Exchange) -> None:
         headers = exchange.headers
+        if exchange.head_bytes > self.settings.max_head_bytes:
+            detail = f"address and headers have more than {self.settings.max_head_bytes} bytes"
+            raise _RefusedError(Problem(431, "too-large", detail, "send a shorter request"))
         # A probe calls a machine by whatever address it has, and learns nothing that matters.
         probe = exchange.scope["path"] in PROBES
+        if not probe and len(self._running) > self.settings.max_requests:
+            detail = f"{self.settings.max_requests} requests are being answered, as many as are let in"
+            raise _RefusedError(Problem(503, "overloaded", detail, "ask again later", retry_after=1))
         if not probe and _name_of(headers.get("host", "")) not in self.settings.hosts:
             raise _RefusedError(
                 Problem(421, "host", "this service does not answer under that name", "m3 serve --allow-host NAME")

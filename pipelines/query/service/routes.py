@@ -37,6 +37,7 @@ _PROBLEMS = {
     421: "The service does not answer under this name.",
     422: "A part of the request breaks a rule; `errors` names it.",
     429: "Too many requests; Retry-After says when to ask again.",
+    431: "Address and headers are too large.",
     500: "A fault of the service.",
     503: "The stores did not answer, or there is nothing to search yet; Retry-After says when to ask again.",
 }
@@ -71,7 +72,7 @@ def _documented(
 Served = Annotated[Service, Depends(_service)]
 CollectionName = Annotated[str, Path(max_length=64, description="the collection's name")]
 api = APIRouter(prefix="/v1", dependencies=[Depends(_documented)], responses=PROBLEMS)
-probes = APIRouter(responses={status: PROBLEMS[status] for status in (403, 405, 408, 413, 421, 422, 500)})
+probes = APIRouter(responses={status: PROBLEMS[status] for status in (403, 405, 408, 413, 421, 422, 431, 500)})
 
 
 @api.post("/collections/{name}/search", tags=["search"], responses={200: {"model": schemas.SearchTold}})

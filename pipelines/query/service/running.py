@@ -9,15 +9,18 @@ import socket
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp
 
 from m3core.errors import UsageError
-from pipelines.query.service.settings import LOOPBACK_NAMES
+from pipelines.query.service.settings import LOOPBACK_NAMES, MAX_HEAD_BYTES
 
-# Connections, not searches: how many searches run at once is the router's.
-_CONNECTIONS = 512
-_HEADER_BYTES = 16 << 10
+if TYPE_CHECKING:
+    import uvicorn
+
+# Connections, idle ones too; beyond these the server refuses by itself, without our words. Below the usual 1,024 files.
+_CONNECTIONS = 900
 _BACKLOG = 128
 
 
@@ -78,11 +81,22 @@ def run(app: ASGIApp, opened: socket.socket, grace: int) -> None:
 
     The signal is raised again at the end, for the command to exit by it.
     """
+    _log_to_stderr()
+    server = server_of(app, grace)
+    config = server.config
+    with opened, asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(server.serve(sockets=[opened]))
+
+
+def server_of(app: ASGIApp, grace: int) -> uvicorn.Server:
+    """The server of a service, with every limit that it has."""
     import uvicorn
 
-    _log_to_stderr()
+    from pipelines.query.service.patience import PatientProtocol
+
     config = uvicorn.Config(
         app,
+        http=PatientProtocol,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -92,11 +106,9 @@ def run(app: ASGIApp, opened: socket.socket, grace: int) -> None:
         limit_concurrency=_CONNECTIONS,
         timeout_keep_alive=15,
         timeout_graceful_shutdown=grace,
-        h11_max_incomplete_event_size=_HEADER_BYTES,
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
     )
-    server = uvicorn.Server(config)
-    with opened, asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(server.serve(sockets=[opened]))
+    return uvicorn.Server(config)
 
 
 def _log_to_stderr() -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 # A body holds one query, one filter (4 KiB at most), a few numbers, and maybe a cursor over 1,000 documents.
 MAX_BODY_BYTES = 256 << 10
+MAX_HEAD_BYTES = 16 << 10
 MAX_HITS = 100
 MAX_TEXTS = 16
 MAX_CHUNKS = 200
@@ -22,11 +23,14 @@ class ServiceSettings:
 
     `hosts` are the names that a Host header may carry (lower case, no port): another name means that a browser was
     led here by a name that somebody else owns. `open_access` lets requests without a key in as long as no key was ever
-    made; it is only set on a loopback address. `body_seconds` is how long a client may take to send its body.
+    made; it is only set on a loopback address. `body_seconds` is how long a client may take to send its body;
+    `max_requests` are answered at once, of which the router lets some search.
     """
 
     hosts: frozenset[str] = frozenset(LOOPBACK_NAMES)
     open_access: bool = True
     max_body_bytes: int = MAX_BODY_BYTES
+    max_head_bytes: int = MAX_HEAD_BYTES
     body_seconds: float = 10.0
+    max_requests: int = 512
     audit_queries: bool = False

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from pipelines.query.router import Router
 from pipelines.query.service.app import create_api
 from pipelines.query.service.guard import Guard
 from pipelines.query.service.keys import KeyFile, KeyWish
+from pipelines.query.service.running import Listening, address, bind, server_of
 from pipelines.query.service.service import Service
 from pipelines.query.service.settings import ServiceSettings
 from pipelines.state.collection import CollectionState, swap_collection
@@ -49,6 +52,23 @@ class Served:
 
 
 Serve = Callable[..., Served]
+
+
+@contextmanager
+def listening(served: Served) -> Iterator[str]:
+    """The service behind a real socket and the server that people get, in a thread; its address."""
+    opened = bind(Listening(port=0))
+    server = server_of(served.client.app, grace=5)
+    # The test client has started the service already.
+    server.config.lifespan = "off"
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[opened])), daemon=True)
+    thread.start()
+    try:
+        yield address(opened)
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        opened.close()
 
 
 @pytest.fixture

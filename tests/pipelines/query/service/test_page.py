@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -15,8 +12,8 @@ import pytest
 
 from m3core.errors import StoreError
 from m3core.types import Identity
-from pipelines.query.service.running import Listening, address, bind
-from tests.pipelines.query.service.conftest import Serve, Served
+from tests.pipelines.query.service.conftest import Serve, listening
+from tests.servers.missing import MissingPartError, skip_or_fail
 
 pytestmark = pytest.mark.slow
 
@@ -45,30 +42,11 @@ def make_world(kit: Any, **rest: Any) -> Any:
     return kit.world(rows, kit.query(rng), **rest)
 
 
-@contextmanager
-def listening(served: Served) -> Iterator[str]:
-    """The service behind a real socket, in a thread; its address."""
-    import uvicorn
-
-    opened = bind(Listening(port=0))
-    config = uvicorn.Config(served.client.app, log_config=None, lifespan="off", ws="none")  # type: ignore[arg-type]
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[opened])), daemon=True)
-    thread.start()
-    try:
-        yield address(opened)
-    finally:
-        server.should_exit = True
-        thread.join(10)
-        opened.close()
-
-
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
-        # No Python package brings it, so that REQUIRE_SERVERS does not ask for it.
-        pytest.skip("chromium is not installed; on Debian: apt-get install chromium")
+        skip_or_fail(MissingPartError("chromium is not installed; on Debian: apt-get install chromium"))
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
