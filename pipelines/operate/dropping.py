@@ -19,12 +19,12 @@ from pipelines.operate.generations import generation_of, state_of
 from pipelines.operate.sizes import disk_bytes
 from pipelines.operate.stores import stores_of
 from pipelines.state.clock import seconds_of
-from pipelines.state.collection import Generation, swap_collection
+from pipelines.state.collection import CURSOR_SECONDS, Generation, swap_collection
 from pipelines.state.lease import Lease, acquire_lease
 
 SCHEMA_VERSION = 1
-# A cursor lives 15 minutes, and its generation longer.
-KEPT_SECONDS = 3600.0
+# As long as a cursor lives, and more: clocks differ, and a search may be long under way.
+KEPT_SECONDS = 4 * CURSOR_SECONDS
 
 
 @dataclass(frozen=True)

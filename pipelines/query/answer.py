@@ -1,9 +1,12 @@
-"""What a caller gets: frozen, and `as_json()` in the shape that others script against."""
+"""What a caller gets: frozen, and `as_json()` in the shape that others script against.
+
+That shape is these classes: every field under its own name, in their order. service/schemas.py tells it to callers.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -38,16 +41,6 @@ class SignalScore:
     contribution: float
     origin: Origin
 
-    def as_json(self) -> dict[str, Any]:
-        """The five values under their own names."""
-        return {
-            "raw": self.raw,
-            "rank": self.rank,
-            "weight": self.weight,
-            "contribution": self.contribution,
-            "origin": self.origin.value,
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class MatchedToken:
@@ -57,15 +50,6 @@ class MatchedToken:
     product: float
     query_weight: float = 0.0
     passage_weight: float = 0.0
-
-    def as_json(self) -> dict[str, Any]:
-        """The four values under their own names."""
-        return {
-            "token": self.token,
-            "product": self.product,
-            "query_weight": self.query_weight,
-            "passage_weight": self.passage_weight,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +68,6 @@ class Explanation:
     tokens: tuple[MatchedToken, ...]
     alignments: tuple[Alignment, ...]
 
-    def as_json(self) -> dict[str, Any]:
-        """Lists of objects, largest first."""
-        return {
-            "tokens": [each.as_json() for each in self.tokens],
-            "alignments": [
-                {"query": each.query, "passage": each.passage, "value": each.value} for each in self.alignments
-            ],
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class HitChunk:
@@ -105,18 +80,6 @@ class HitChunk:
     span: tuple[int, int]
     score: float
     signals: Mapping[Signal, SignalScore]
-
-    def as_json(self) -> dict[str, Any]:
-        """The values under their own names."""
-        return {
-            "id": self.id,
-            "ordinal": self.ordinal,
-            "context": self.context,
-            "text": self.text,
-            "span": list(self.span),
-            "score": self.score,
-            "signals": {signal.value: score.as_json() for signal, score in self.signals.items()},
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,28 +107,6 @@ class Hit:
     chunks: tuple[HitChunk, ...] = ()
     same_text: tuple[str, ...] = ()
 
-    def as_json(self) -> dict[str, Any]:
-        """JSON-ready values; `explanation` only where one was asked for."""
-        value: dict[str, Any] = {
-            "id": self.id,
-            "doc_id": self.doc_id,
-            "ordinal": self.ordinal,
-            "title": self.title,
-            "context": self.context,
-            "text": self.text,
-            "language": self.language,
-            "score": self.score,
-            "signals": {signal.value: score.as_json() for signal, score in self.signals.items()},
-            "span": list(self.span),
-            "metadata": {key: list(part) if isinstance(part, tuple) else part for key, part in self.metadata.items()},
-            "further_chunks": self.further_chunks,
-            "chunks": [chunk.as_json() for chunk in self.chunks],
-            "same_text": list(self.same_text),
-        }
-        if self.explanation is not None:
-            value["explanation"] = self.explanation.as_json()
-        return value
-
 
 @dataclass(frozen=True, slots=True)
 class ConditionCount:
@@ -184,15 +125,6 @@ class Emptiness:
     passing: int | None = None
     conditions: tuple[ConditionCount, ...] = ()
 
-    def as_json(self) -> dict[str, Any]:
-        """The sentence and the counts behind it."""
-        return {
-            "reason": self.reason,
-            "visible": self.visible,
-            "passing": self.passing,
-            "conditions": [{"condition": each.condition, "without": each.without} for each in self.conditions],
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -209,8 +141,8 @@ class Answer:
     why: Mapping[Signal, str]
     generation: int
     weights: Mapping[Signal, float]
-    timings_ms: Mapping[str, float]
     candidates: int = 0
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
     plan: Mapping[str, Any] | None = None
     empty: Emptiness | None = None
     rounds: int = 1
@@ -224,24 +156,24 @@ class Answer:
         return any(coverage is not Coverage.OK for coverage in self.coverage.values())
 
     def as_json(self) -> dict[str, Any]:
-        """The fixed shape; `plan` only where an explanation was asked for."""
-        value: dict[str, Any] = {
-            "schema_version": SCHEMA_VERSION,
-            "query": self.query,
-            "hits": [hit.as_json() for hit in self.hits],
-            "coverage": {signal.value: coverage.value for signal, coverage in self.coverage.items()},
-            "degraded": self.degraded,
-            "why": {signal.value: reason for signal, reason in self.why.items()},
-            "generation": self.generation,
-            "weights": {signal.value: weight for signal, weight in self.weights.items()},
-            "candidates": self.candidates,
-            "timings_ms": {stage: round(milliseconds, 3) for stage, milliseconds in self.timings_ms.items()},
-            "empty": self.empty.as_json() if self.empty is not None else None,
-            "rounds": self.rounds,
-            "offset": self.offset,
-            "cursor": self.cursor,
-            "gaps": list(self.gaps),
-        }
-        if self.plan is not None:
-            value["plan"] = dict(self.plan)
-        return value
+        """The fixed shape; a plan, and explanations of hits, only where they were asked for."""
+        told = _json(self)
+        begin = {name: told[name] for name in ("query", "hits", "coverage")}
+        timings = {stage: round(milliseconds, 3) for stage, milliseconds in self.timings_ms.items()}
+        return {"schema_version": SCHEMA_VERSION, **begin, "degraded": self.degraded, **told, "timings_ms": timings}
+
+
+# Left out where there is none; every other field is always there.
+_ON_REQUEST = frozenset({"plan", "explanation"})
+
+
+def _json(value: Any) -> Any:
+    """JSON-ready: objects by the names of their fields, mappings by the values of their keys, tuples as lists."""
+    if is_dataclass(value):
+        parts = {each.name: getattr(value, each.name) for each in fields(value)}
+        return {name: _json(part) for name, part in parts.items() if part is not None or name not in _ON_REQUEST}
+    if isinstance(value, Mapping):
+        return {str(key): _json(part) for key, part in value.items()}
+    if isinstance(value, tuple | list):
+        return [_json(part) for part in value]
+    return value.value if isinstance(value, StrEnum) else value

@@ -26,9 +26,8 @@ from m3core.types import Identity, Signal
 from pipelines.query.answer import Coverage, Origin
 from pipelines.query.errors import CursorError
 from pipelines.query.plan import QueryPlan
+from pipelines.state.collection import CURSOR_SECONDS
 
-# How long a search can be leafed through; a retired generation is kept longer.
-LIFETIME_SECONDS = 900.0
 # Rows that a cursor holds at most, chunks inside documents and copies among them: pages end there. About 70 characters
 # each, so that a token stays well below what a request may carry.
 MAX_FROZEN_ROWS = 2_000
@@ -108,7 +107,7 @@ class Cursors:
     """
 
     key: bytes = field(default_factory=lambda: secrets.token_bytes(_LEAST_KEY_BYTES), repr=False)
-    lifetime: float = LIFETIME_SECONDS
+    lifetime: float = CURSOR_SECONDS
     clock: Callable[[], float] = time.time
     scope: str = ""
 

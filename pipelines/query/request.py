@@ -20,6 +20,8 @@ MAX_OFFSET = 1_000
 MAX_CHUNKS = 10
 # Twice what a cursor over as many rows as one holds has.
 MAX_CURSOR_CHARS = 256 << 10
+# In less than that nothing can be asked over a network.
+MIN_TIMEOUT = 0.01
 MAX_TIMEOUT = 300.0
 MAX_PRINCIPALS = 1_000
 
@@ -76,8 +78,8 @@ class SearchRequest:
         _check_query(self.query)
         if self.limit is not None and not 1 <= self.limit <= MAX_LIMIT:
             raise UsageError(f"limit {self.limit}: it must lie within 1..{MAX_LIMIT}", "ask for fewer hits")
-        if self.timeout is not None and not 0 < self.timeout <= MAX_TIMEOUT:
-            raise UsageError(f"timeout {self.timeout}: it must be above 0 and at most {MAX_TIMEOUT:g} seconds")
+        if self.timeout is not None and not MIN_TIMEOUT <= self.timeout <= MAX_TIMEOUT:
+            raise UsageError(f"timeout {self.timeout}: it must lie within {MIN_TIMEOUT:g}..{MAX_TIMEOUT:g} seconds")
         if self.signals is not None and not self.signals:
             raise UsageError("signals: none was named", f"name some of {', '.join(ALL_SIGNALS)}")
         if self.min_score is not None and not math.isfinite(self.min_score):

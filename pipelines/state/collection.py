@@ -33,6 +33,8 @@ from pipelines.state.tombstones import require_applied
 
 KIND = "threefold.collection"
 FORMAT = 1
+# How long a search can be leafed through in its generation. Who drops a retired one has to wait longer.
+CURSOR_SECONDS = 900.0
 GenerationStatus = Literal["building", "live", "retired", "dropped"]
 
 

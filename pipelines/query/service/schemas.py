@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.query.request import MAX_CHUNKS as MAX_HIT_CHUNKS
-from pipelines.query.request import MAX_OFFSET, MAX_QUERY_CHARS, MAX_TIMEOUT
+from pipelines.query.request import MAX_OFFSET, MAX_QUERY_CHARS, MAX_TIMEOUT, MIN_TIMEOUT
 from pipelines.query.service.settings import MAX_CHUNKS, MAX_FACETS, MAX_HITS, MAX_SNIPPET, MAX_TEXTS
 
 MAX_FILTER_CHARS = 4_096
@@ -53,7 +53,9 @@ class SearchBody(Asked):
     weights: WeightsBody | None = None
     signals: Annotated[list[SignalName] | None, Field(min_length=1, max_length=3, description="only these")] = None
     explain: Annotated[bool, Field(description="say why each hit is where it is; takes longer")] = False
-    timeout_s: Annotated[float | None, Field(gt=0, le=MAX_TIMEOUT, description="seconds for all stores")] = None
+    timeout_s: Annotated[float | None, Field(ge=MIN_TIMEOUT, le=MAX_TIMEOUT, description="seconds for all stores")] = (
+        None
+    )
     snippet: Annotated[
         int, Field(ge=0, le=MAX_SNIPPET, description="code points of a snippet with marks per hit; 0: none")
     ] = 0

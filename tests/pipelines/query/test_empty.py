@@ -10,7 +10,7 @@ import pytest
 from m3core.config.model import SearchSection
 from m3core.errors import StoreError
 from m3core.types import Identity, Signal
-from pipelines.query.answer import Emptiness
+from pipelines.query.answer import ConditionCount, Emptiness
 from pipelines.query.request import SearchRequest
 from pipelines.state.collection import StoreBinding
 
@@ -73,15 +73,12 @@ def test_names_the_condition(world: Any, where: str, sentence: str) -> None:
 
 def test_counts_behind_the_sentence(world: Any) -> None:
     found = emptiness(world, 'year >= 2030 and topic = "lab"')
-    assert found.as_json() == {
-        "reason": "no row passes the filter; without year >= 2030 30 do",
-        "visible": 41,
-        "passing": 0,
-        "conditions": [
-            {"condition": "year >= 2030", "without": 30},
-            {"condition": 'topic = "lab"', "without": 0},
-        ],
-    }
+    assert found == Emptiness(
+        reason="no row passes the filter; without year >= 2030 30 do",
+        visible=41,
+        passing=0,
+        conditions=(ConditionCount("year >= 2030", 30), ConditionCount('topic = "lab"', 0)),
+    )
 
 
 def test_nothing_visible_and_nothing_there(world: Any, kit: Any) -> None:
