@@ -64,9 +64,9 @@ def test_limit_out_of_range(limit: int) -> None:
         SearchRequest("x", STAFF, limit=limit)
 
 
-@pytest.mark.parametrize("timeout", [0.0, -1.0, 301.0, float("nan")])
+@pytest.mark.parametrize("timeout", [0.0, -1.0, 5e-324, 0.009, 301.0, float("nan")])
 def test_timeout_out_of_range(timeout: float) -> None:
-    with pytest.raises(UsageError, match="it must be above 0 and at most 300 seconds"):
+    with pytest.raises(UsageError, match=r"it must lie within 0\.01\.\.300 seconds"):
         SearchRequest("x", STAFF, timeout=timeout)
 
 
