@@ -46,7 +46,7 @@ def test_every_server_is_checked_for_health_and_open_to_this_machine_only(servic
 
 
 def test_secrets_come_from_a_file_that_is_not_ours(services: dict[str, Any]) -> None:
-    text = (FOLDER / "stores.yaml").read_text("utf-8")
+    text = "".join((FOLDER / name).read_text("utf-8") for name in ("stores.yaml", "system.yaml"))
     wanted = set(re.findall(r"\$\{(\w+):\?", text))
     example = (FOLDER / "example.env").read_text("utf-8")
     assert wanted == set(re.findall(r"^(\w+)=$", example, re.MULTILINE)) != set()
