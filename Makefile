@@ -23,9 +23,10 @@ quickstart:
 	@$(MAKE) --no-print-directory $(USE)
 	@$(BIN)/m3 demo
 
+# Two workers on two cores: a second thread in each would only wait for the other's.
 test: $(DEV)
 	$(BIN)/m3 models pull m3-small
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not nightly" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not nightly" $(PYTEST_ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

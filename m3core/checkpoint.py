@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,9 @@ MCLS_STRIDE = 257
 QUERY_MAX_LENGTH = 512
 # The id of the padding token where the family numbers positions by it.
 _PADDING = {"bert": None, "xlm-roberta": 1}
+
+
+PrecisionClass = Literal["float", "int8"]
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,8 @@ class ModelSpec:
     """Everything about a model that the rest of the product asks, without its weights.
 
     `max_length` counts all tokens that the backbone reads, specials and prefix included. `pooling` is never `mcls` in a
-    file: it is chosen when the model is loaded. `special_ids` are ids of special tokens that config.json relies on, by
-    their role in m3core.tokenize.SpecialIds.
+    file: it is chosen when the model is loaded, and so is `precision_class`. `special_ids` are ids of special tokens
+    that config.json relies on, by their role in m3core.tokenize.SpecialIds.
     """
 
     name: str
@@ -70,6 +73,7 @@ class ModelSpec:
     passage_prefix: str = ""
     presets: Mapping[str, Weights] = field(default_factory=lambda: dict(BUILT_IN_PRESETS))
     special_ids: Mapping[str, int] = field(default_factory=dict)
+    precision_class: PrecisionClass = "float"
 
     @property
     def dense_dim(self) -> int:
@@ -99,13 +103,25 @@ class ModelSpec:
 
 
 def model_spec(
-    name: str, revision: str | None = None, base: Path | None = None, long_pooling: str | None = None
+    name: str,
+    revision: str | None = None,
+    base: Path | None = None,
+    long_pooling: str | None = None,
+    precision: str = "auto",
 ) -> ModelSpec:
     """Settings of a model by its name: m3-small, a folder (a relative one is taken from `base`), or a hub id.
 
+    `long_pooling` and `precision` are how it will run, as far as that makes other vectors of it.
+
     Raises ModelError and UsageError as m3core.zoo.resolve_model and `read_spec` do.
     """
-    return read_spec(resolve_model(name, revision, base), name, long_pooling)
+    spec = read_spec(resolve_model(name, revision, base), name, long_pooling)
+    return replace(spec, precision_class=precision_class(precision))
+
+
+def precision_class(precision: str) -> PrecisionClass:
+    """Of a configured precision. What runs in float32, bfloat16 and float16 may meet; int8 meets only itself."""
+    return "int8" if precision == "int8" else "float"
 
 
 def read_spec(folder: Path, name: str | None = None, long_pooling: str | None = None) -> ModelSpec:

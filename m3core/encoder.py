@@ -65,13 +65,14 @@ class Encoder:
     ) -> Encoder:
         """Load `m3-small`, a model folder, or a hub id with its 40-hex revision.
 
-        `device` is auto, cpu, cuda or cuda:N; `precision` auto, float32, bfloat16 or float16 (m3core.precision).
+        `device` is auto, cpu, cuda or cuda:N; `precision` auto, float32, bfloat16, float16 or int8
+        (m3core.precision; int8 vectors do not meet the others).
         `long_pooling="mcls"` puts a cls in front of every 256 tokens and averages them, for models that pool cls.
         Raises ModelError if a head for one of `signals` is missing or a file is malformed; nothing is ever made up.
         """
         if threads is not None:
             torch.set_num_threads(threads)
-        spec = model_spec(str(name), revision, long_pooling=long_pooling)
+        spec = model_spec(str(name), revision, long_pooling=long_pooling, precision=precision)
         bound_compiled_products()
         execution = choose_execution(device, precision)
         tokenizer = load_tokenizer(spec)

@@ -19,13 +19,14 @@ from m3core.checkpoint import ModelSpec
 from m3core.home import m3_home
 from m3core.layout import MULTI_HEAD, SPARSE_HEAD
 
-# fp32, bf16 and fp16 vectors may meet; int8 ones may not (they get a class of their own).
-PRECISION_CLASS = "float"
 _HEX = 32
 
 
 def encoder_fingerprint(spec: ModelSpec, cache: Path | None = None) -> str:
-    """`float-` and 32 hex digits. File hashes are cached by size, mtime and inode in `cache` (default: M3_HOME)."""
+    """The precision class (`float` or `int8`), `-` and 32 hex digits.
+
+    File hashes are cached by size, mtime and inode in `cache` (default: M3_HOME).
+    """
     files = [spec.weights_file, spec.folder / SPARSE_HEAD, spec.folder / MULTI_HEAD, spec.folder / "tokenizer.json"]
     hashes = _FileHashes(cache or m3_home() / "file-hashes.json")
     settings = {
@@ -38,7 +39,7 @@ def encoder_fingerprint(spec: ModelSpec, cache: Path | None = None) -> str:
         "files": [hashes.of(path) if path.is_file() else None for path in files],
     }
     hashes.save()
-    return f"{PRECISION_CLASS}-{digest(settings)}"
+    return f"{spec.precision_class}-{digest(settings)}"
 
 
 def collection_fingerprint(encoder: str, settings: Mapping[str, Any]) -> str:

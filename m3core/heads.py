@@ -24,6 +24,10 @@ class Linear:
     def __call__(self, states: Tensor) -> Tensor:
         return functional.linear(states, self.weight, self.bias)
 
+    def gelu(self, states: Tensor) -> Tensor:
+        """The layer, then the exact gelu."""
+        return functional.gelu(self(states))
+
     def on(self, device: str, dtype: torch.dtype = torch.float32) -> Linear:
         """The same layer on another device, in another precision; heads stay in float32."""
         return Linear(self.weight.to(device, dtype), self.bias.to(device, dtype))

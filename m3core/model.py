@@ -19,6 +19,7 @@ from m3core.errors import ModelError
 from m3core.heads import Linear
 from m3core.layout import EMBEDDINGS, NORMS, PRODUCTS, REFETCH, in_block
 from m3core.precision import Execution
+from m3core.products import Product, product
 from m3core.weights import read_tensors, read_weights
 
 
@@ -43,26 +44,26 @@ class Norm:
 class Layer:
     """One transformer block, post-norm. `qkv` is the three projections in one product."""
 
-    qkv: Linear
-    attended: Linear
+    qkv: Product
+    attended: Product
     attended_norm: Norm
-    up: Linear
-    down: Linear
+    up: Product
+    down: Product
     down_norm: Norm
 
     def __call__(self, states: Tensor, lengths: Sequence[int], heads: int) -> Tensor:
         mixed = self.attended(_attention(self.qkv(states), lengths, heads))
         states = self.attended_norm(states + mixed)
-        return self.down_norm(states + self.down(functional.gelu(self.up(states))))
+        return self.down_norm(states + self.down(self.up.gelu(states)))
 
-    def with_products(self, change: Callable[[str, Linear], Linear]) -> Layer:
-        """The same block with every linear layer changed; `change` is told its name in m3core.layout.PRODUCTS too."""
+    def with_products(self, change: Callable[[str, Linear], Product]) -> Layer:
+        """The same block with every plain linear layer changed; `change` is told its name in m3core.layout.PRODUCTS."""
         qkv, attended, up, down = (change(name, getattr(self, name)) for name in PRODUCTS)
         return replace(self, qkv=qkv, attended=attended, up=up, down=down)
 
     def on(self, execution: Execution) -> Layer:
         """The same block on another device, in another precision."""
-        moved = self.with_products(lambda _, linear: linear.on(execution.device, execution.dtype))
+        moved = self.with_products(lambda _, linear: product(linear, execution))
         return replace(moved, attended_norm=self.attended_norm.on(execution), down_norm=self.down_norm.on(execution))
 
 

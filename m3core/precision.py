@@ -12,8 +12,9 @@ import torch
 from torch.nn import functional
 
 from m3core.errors import UsageError
+from m3core.int8 import int8_is_exact
 
-Precision = Literal["float32", "bfloat16", "float16"]
+Precision = Literal["float32", "bfloat16", "float16", "int8"]
 # A product must be so much faster in bfloat16 before three digits are worth it.
 _WORTH_IT = 1.5
 _ROWS, _INPUTS, _OUTPUTS = 512, 384, 1536
@@ -28,8 +29,8 @@ class Execution:
 
     @property
     def dtype(self) -> torch.dtype:
-        """torch's name of the precision."""
-        dtype: torch.dtype = getattr(torch, self.precision)
+        """What the states between the layers are in; with int8 only the linear layers compute in integers."""
+        dtype: torch.dtype = torch.float32 if self.precision == "int8" else getattr(torch, self.precision)
         return dtype
 
 
@@ -50,8 +51,9 @@ def bound_compiled_products() -> None:
 def choose_execution(device: str = "auto", precision: str = "auto") -> Execution:
     """Resolve `auto`: a CUDA device if there is one; float16 on it; on a CPU bfloat16 where that is measured faster.
 
-    float16 rather than bfloat16 on CUDA: its mantissa is three bits finer, and the reference uses it. Raises UsageError
-    for a device that is not there or a precision that it cannot do.
+    float16 rather than bfloat16 on CUDA: its mantissa is three bits finer, and the reference uses it. int8 is never
+    chosen: its vectors do not meet the others'. Raises UsageError for a device that is not there or a precision that it
+    cannot do.
     """
     cuda = torch.cuda.is_available()
     if device == "auto":
@@ -67,7 +69,18 @@ def choose_execution(device: str = "auto", precision: str = "auto") -> Execution
         raise UsageError(f"precision {precision!r} is none of auto, {', '.join(get_args(Precision))}", "name one")
     if (kind, precision) == ("cpu", "float16"):
         raise UsageError("precision float16 on a CPU is slow and overflows", "use float32 or bfloat16 there")
+    if precision == "int8":
+        _check_int8(kind)
     return Execution(device, precision)  # type: ignore[arg-type]
+
+
+def _check_int8(kind: str) -> None:
+    if kind != "cpu":
+        raise UsageError(f"precision int8 on {kind}: it is for CPUs", "use auto there, or device cpu")
+    if not int8_is_exact():
+        raise UsageError(
+            "precision int8: this CPU (or this torch) loses bits when it multiplies bytes; it needs VNNI", "use auto"
+        )
 
 
 @cache

@@ -75,8 +75,8 @@ class ModelSection(Section):
         str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto (a GPU if there is one), cpu, cuda or cuda:N")
     ] = "auto"
     precision: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"],
-        Field(description="of the backbone; auto: the fastest here that is exact enough"),
+        Literal["auto", "float32", "bfloat16", "float16", "int8"],
+        Field(description="of the backbone; auto: the fastest here that is exact enough; int8 vectors meet no others"),
     ] = "auto"
     long_pooling: Annotated[
         Literal["mcls"] | None,

@@ -40,7 +40,7 @@ def encode(
     threads: Annotated[int | None, typer.Option("--threads", min=1, metavar="N", help="Default: all cores.")] = None,
     device: Annotated[str, typer.Option("--device", metavar="D", help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[
-        str, typer.Option("--precision", metavar="P", help="auto, float32, bfloat16 or float16.")
+        str, typer.Option("--precision", metavar="P", help="auto, float32, bfloat16, float16 or int8.")
     ] = "auto",
     json: JsonOption = False,
 ) -> None:

@@ -55,7 +55,7 @@ def evaluate(
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of intervals, tests and folds.")] = 0,
     device: Annotated[str, typer.Option("--device", metavar="D", help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[
-        str, typer.Option("--precision", metavar="P", help="auto, float32, bfloat16 or float16.")
+        str, typer.Option("--precision", metavar="P", help="auto, float32, bfloat16, float16 or int8.")
     ] = "auto",
     markdown: Annotated[Path | None, typer.Option("--markdown", metavar="FILE", help="Write the tables there.")] = None,
     trec: Annotated[

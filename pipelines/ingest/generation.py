@@ -30,7 +30,7 @@ class Build:
     def of(cls, config: Config, base: Path) -> Build:
         """From configuration and model folder; no weights are loaded. Raises ModelError."""
         model = config.model
-        spec = model_spec(model.name, model.revision, base, model.long_pooling)
+        spec = model_spec(model.name, model.revision, base, model.long_pooling, model.precision)
         encoder = encoder_fingerprint(spec)
         settings = {
             "chunker": CHUNKER_VERSION,

@@ -85,7 +85,7 @@ def _examine_model(place: Place, state: CollectionState | None) -> Iterator[Chec
     model = place.config.model
 
     def whole() -> str:
-        spec = model_spec(model.name, model.revision, place.base, model.long_pooling)
+        spec = model_spec(model.name, model.revision, place.base, model.long_pooling, model.precision)
         found = encoder_fingerprint(spec)  # reads every byte of the weights once
         live = None if state is None else state.current_generation
         if live is not None and live.encoder_fingerprint != found:

@@ -101,7 +101,7 @@ class ModelEncoder:
         from m3core.checkpoint import model_spec
 
         model = self._model
-        return model_spec(model.name, model.revision, self._base, model.long_pooling)
+        return model_spec(model.name, model.revision, self._base, model.long_pooling, model.precision)
 
     def _read_facts(self) -> EncoderFacts:
         from m3core.fingerprint import encoder_fingerprint

@@ -1,8 +1,10 @@
 """Tokens per second of three encoders on the same texts: ours, the bare backbone in transformers, FlagEmbedding.
 
     python -m tests.bench.encode --corpus passages.parquet [--model m3-small] [--tokens 40000] [--rounds 3]
+        [--precision auto int8] [--flag-batches 16 64]
 
-They take turns, and each one's fastest round counts. FlagEmbedding runs in the environment that `make reference-env`
+They take turns, and each one's fastest round counts; the first precision is what the others are compared with, and the
+bare backbone runs in it. FlagEmbedding runs in the environment that `make reference-env`
 makes; without it, its column is left out and the table says so. All read the same texts, cut at the same length.
 """
 
@@ -21,9 +23,6 @@ import torch
 from m3core.benchmark import seconds_of
 from m3core.encoder import Encoder
 from tests.bench.flag_worker import FlagWorker, find_reference
-
-OURS = "ours, three signals"
-_BATCHES = (16, 64, 256)
 
 
 def texts_of(corpus: Path, encoder: Encoder, tokens: int, seed: int) -> list[str]:
@@ -70,30 +69,38 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=40_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch-tokens", type=int, default=4096)
-    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--precision", nargs="+", default=["auto"], help="of ours; the first one is compared")
+    parser.add_argument("--flag-batches", type=int, nargs="+", default=[16, 64, 256], help="FlagEmbedding's")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    encoder = Encoder.load(options.model, precision=options.precision)
+    encoders = [Encoder.load(options.model, precision=precision) for precision in options.precision]
+    encoder = encoders[0]
     texts = texts_of(options.corpus, encoder, options.tokens, options.seed)
     rows, _ = encoder.tokenizer.encode(texts, encoder.spec.prefix("passage"), encoder.spec.max_length)
     tokens = sum(len(row) for row in rows)
     bare = BareBackbone(encoder, options.batch_tokens)
     systems: dict[str, Callable[[], float]] = {
-        OURS: lambda: seconds_of(lambda: encoder.encode(texts, batch_tokens=options.batch_tokens)),
-        "bare backbone (transformers)": lambda: seconds_of(lambda: bare(texts)),
+        f"ours, three signals, {each.execution.precision}": partial(
+            seconds_of, partial(each.encode, texts, batch_tokens=options.batch_tokens)
+        )
+        for each in encoders
     }
+    ours = next(iter(systems))
+    systems["bare backbone (transformers)"] = partial(seconds_of, partial(bare, texts))
     reference = find_reference()
     if reference is not None:
         worker = FlagWorker(reference, encoder.spec, texts)
-        systems |= {f"FlagEmbedding, batches of {size}": partial(worker.seconds, size) for size in _BATCHES}
+        systems |= {f"FlagEmbedding, batches of {size}": partial(worker.seconds, size) for size in options.flag_batches}
     best = dict.fromkeys(systems, float("inf"))
     for _ in range(options.rounds):
         for name, measure in systems.items():
-            best[name] = min(best[name], measure())
+            seconds = measure()
+            best[name] = min(best[name], seconds)
+            print(f"{name}: {seconds:.1f} s", file=sys.stderr, flush=True)
     print(f"{len(texts)} texts, {tokens:,} tokens, {options.model}, {encoder.execution.precision}, ", end="")
     print(f"{torch.get_num_threads()} threads, best of {options.rounds}")
     for name, seconds in best.items():
-        print(f"  {name:<32} {tokens / seconds:>9,.0f} tokens/s   ours is {seconds / best[OURS]:5.2f} times that")
+        print(f"  {name:<34} {tokens / seconds:>9,.0f} tokens/s   the first is {seconds / best[ours]:5.2f} times that")
     if reference is None:
         print("  FlagEmbedding: not measured, make reference-env first")
     return 0
