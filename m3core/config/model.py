@@ -202,7 +202,7 @@ class OidcSection(Section):
 class ServeSection(Section):
     """Who may ask `m3 serve`, besides API keys, and where it sends its traces."""
 
-    oidc: OidcSection | None = None
+    oidc: Annotated[OidcSection | None, Field(description="bearer tokens of an OpenID Connect issuer")] = None
     traces: Annotated[
         str,
         Field(pattern=r"^(https?://[^\s@#]+)?$", description="OTLP over HTTP: http://HOST:4318/v1/traces; empty: none"),
