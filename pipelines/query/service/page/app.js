@@ -254,7 +254,7 @@ function bind() {
     if (facts) asked.query ? run() : (drawControls(), welcome());
   });
   addEventListener("keydown", (event) => {
-    const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement?.tagName || "");
+    const typing = document.activeElement?.matches("input:not([type=range]), select, textarea");
     if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === "/") { event.preventDefault(); $("query").select(); }
     else if (event.key === "j") step(1);

@@ -10,7 +10,6 @@ from urllib.parse import quote, quote_plus
 import numpy as np
 import pytest
 
-from m3core.errors import StoreError
 from m3core.types import Identity
 from tests.pipelines.query.service.conftest import Serve, listening
 from tests.servers.missing import MissingPartError, skip_or_fail
@@ -148,19 +147,23 @@ def test_a_slider_reorders_at_once_and_the_service_agrees(kit: Any, serve: Serve
             pass
 
 
-def test_why_opens_in_place_by_keyboard_alone(kit: Any, serve: Serve, visit: Visit) -> None:
-    with listening(serve(make_world(kit))) as url:
-        page = visit(url, wait="#welcome")
+def tab_to(page: Any, selector: str, most: int = 60) -> None:
+    """Press Tab until an element is reached that `selector` means."""
+    for _ in range(most):
         page.keyboard.press("Tab")
-        page.locator("#query").focus()
+        if page.evaluate("selector => document.activeElement.matches(selector)", selector):
+            return
+    pytest.fail(f"{selector} is not reached by {most} times Tab")
+
+
+def test_everything_by_keyboard_alone(kit: Any, serve: Serve, visit: Visit) -> None:
+    with listening(serve(make_world(kit))) as url:
+        # The query box has the focus: a person can type at once.
+        page = visit(url, wait="#welcome")
         page.keyboard.type("key")
         page.keyboard.press("Enter")
         page.wait_for_selector(".hit")
-        page.locator("#results").focus()
-        page.keyboard.press("j")
-        page.keyboard.press("j")
-        page.keyboard.press("Tab")
-        assert page.locator(":focus").get_attribute("class") == "why"
+        tab_to(page, ".hit:nth-child(2) .why")
         page.keyboard.press("Enter")
         page.wait_for_selector(".hit:nth-child(2) .reasons table")
         assert page.locator(":focus").get_attribute("aria-expanded") == "true"
@@ -170,20 +173,44 @@ def test_why_opens_in_place_by_keyboard_alone(kit: Any, serve: Serve, visit: Vis
         assert total == pytest.approx(float(page.locator(".hit:nth-child(2) .score").inner_text()), abs=0.002)
         page.keyboard.press("Enter")
         assert page.locator(".hit:nth-child(2) .reasons").is_hidden()
-        page.locator("#results").focus()
+        page.keyboard.press("j")
+        page.keyboard.press("Tab")
+        assert page.locator(":focus").get_attribute("class") == "why"
+        tab_to(page, "#w-lexical")
+        with page.expect_response("**/search"):
+            page.keyboard.press("End")
+        assert page.input_value("#w-lexical") == "100"
         page.keyboard.press("/")
         assert page.locator(":focus").get_attribute("id") == "query"
+        tab_to(page, ".facet .chip")
+        page.keyboard.press("Space")
+        page.wait_for_selector("#chips .chip")
+        tab_to(page, "#chips .chip")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#chips", state="hidden")
 
 
-def test_a_lost_signal_is_said_in_a_band(kit: Any, serve: Serve, visit: Visit) -> None:
+def test_a_store_that_stops_is_said_in_a_band_until_it_is_back(kit: Any, serve: Serve, visit: Visit) -> None:
     world = make_world(kit, stores=kit.three_stores)
-    served = serve(world, router=world.router({"words": {"search lexical": StoreError("secret", "")}}))
-    with listening(served) as url:
+    router = world.router({"words": {}})
+    words = router.stores.pinned.searchers["words"]
+    with listening(serve(world, router=router)) as url:
         page = visit(f"{url}#q=key")
+        assert page.locator("#banner").is_hidden()
+        assert "coverage full" in page.inner_text("#foot")
+        words.faults = dict.fromkeys(("search lexical", "score lexical"), ConnectionRefusedError("secret"))
+        page.locator("#query").press("Enter")
+        page.wait_for_selector("#banner:not([hidden])")
         band = page.inner_text("#banner")
         assert band.startswith("Lexical is missing (its store failed).")
         assert "rests on dense and multi" in band
+        assert "secret" not in page.content()
         assert "coverage partial" in page.inner_text("#foot")
+        assert page.locator(".hit").count() == 10
+        words.faults = {}
+        page.locator("#query").press("Enter")
+        page.wait_for_selector("#banner", state="hidden")
+        assert "coverage full" in page.inner_text("#foot")
 
 
 def test_no_hits_says_which_filter_and_drops_it(kit: Any, serve: Serve, visit: Visit) -> None:
