@@ -204,7 +204,7 @@ def serving(options: argparse.Namespace) -> Iterator[tuple[str, subprocess.Popen
             assert process.stdout is not None
             found = re.search(r" at (http://\S+)/$", process.stdout.readline().rstrip())
             assert found is not None, log.read_text()
-            while httpx.get(f"{found[1]}/readyz").status_code != 200:
+            while httpx.get(f"{found[1]}/readyz", timeout=60).status_code != 200:
                 time.sleep(0.05)
             print(f"ready after {time.monotonic() - began:.1f} s")
             yield found[1], process

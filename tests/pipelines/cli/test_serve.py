@@ -6,6 +6,8 @@ import io
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,14 +18,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
+from m3core.config.load import load_config
 from pipelines.cli.main import main
 from tests.pipelines.cli.conftest import M3
 from tests.pipelines.cli.test_ingest_search import corpus, use_tiny
+from tests.servers.missing import MissingPartError, skip_or_fail
 
 README = Path(__file__).parents[3] / "README.md"
 M3_COMMAND = [sys.executable, "-c", "import sys; from pipelines.cli.main import main; sys.exit(main())"]
@@ -105,33 +110,78 @@ def built(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
 def readme_blocks() -> dict[str, str]:
     """The code blocks of the README's section about the service, by language ("" for commands)."""
     section = README.read_text("utf-8").partition("## Serve it\n")[2].partition("\n## ")[0]
-    return {found[1]: found[2] for found in re.finditer(r"```(\w*)\n(.*?)```", section, re.DOTALL)}
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
+    assert [language for language, _ in found] == ["", "python", "toml"]
+    return dict(found)
 
 
-def test_every_line_of_the_readme_works(built: Path, m3: M3) -> None:
-    blocks = readme_blocks()
-    curls = [line for line in blocks[""].splitlines() if line.startswith("curl ")]
-    assert len(curls) >= 3
-    with serving(built) as running:
+def readme_commands() -> list[list[str]]:
+    """The lines of the README's section that call a command, as words."""
+    lines = [shlex.split(line, comments=True) for line in readme_blocks()[""].splitlines()]
+    assert [words[0] for words in lines] == [".venv/bin/m3", "curl", "curl", "curl", ".venv/bin/m3"]
+    return lines
+
+
+def test_every_line_of_the_readme_works(built: Path, tmp_path: Path, m3: M3, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(built, folder)
+    serve, *curls, keys = readme_commands()
+    assert serve[1] == "serve"
+    with serving(folder, *serve[2:]) as running:
         running.wait_ready()
-        for line in curls:
-            command = line.replace("http://127.0.0.1:8080", running.address)
-            done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True, cwd=built)
-            told = json.loads(done.stdout)
-            assert "status" not in told or told["status"] in ("ready", "live"), told
-        code = blocks["python"].replace("http://127.0.0.1:8080", running.address)
+
+        def asked(words: list[str], *more: str) -> dict[str, Any]:
+            command = [word.replace("http://127.0.0.1:8080", running.address) for word in words]
+            done = subprocess.run([*command, *more], capture_output=True, text=True, check=True)
+            told: dict[str, Any] = json.loads(done.stdout)
+            return told
+
+        ready, collections, found = [asked(words) for words in curls]
+        assert ready["status"] == "ready"
+        assert [each["name"] for each in collections["collections"]] == ["docs"]
+        assert found["hits"][0]["title"] == "Night trains"
+        code = readme_blocks()["python"].replace("http://127.0.0.1:8080", running.address)
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=README.parent
         )
         assert done.returncode == 0, done.stderr
         assert "Night trains" in done.stdout
-        page = running.get("/").text
-        for asset in re.findall(r'(?:src|href)="(/page/[^"]+)"', page):
-            assert running.get(asset).status_code == 200
-    keys = [line.split("#")[0].split() for line in blocks[""].splitlines() if " keys " in line]
-    assert keys
-    for words in keys:
-        assert m3(*words[1:], "--help").code == 0
+        monkeypatch.chdir(folder)
+        made = m3(*keys[1:])
+        assert made.code == 0
+        # From now on everybody needs a key; this one acts for others.
+        assert asked(curls[-1])["code"] == "unauthorized"
+        bearer = ("-H", f"authorization: Bearer {made.out.strip()}")
+        assert asked(curls[-1], *bearer)["hits"] == found["hits"]
+        guest = ("-H", "m3-act-as-tenant: default", "-H", "m3-act-as-principals: guests")
+        assert asked(curls[-1], *bearer, *guest)["hits"] == []
+
+
+def test_the_page_that_the_readme_names(built: Path) -> None:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        skip_or_fail(MissingPartError("chromium is not installed; on Debian: apt-get install chromium"))
+    from playwright.sync_api import sync_playwright
+
+    with serving(built) as running, sync_playwright() as playwright:
+        running.wait_ready()
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.goto(f"{running.address}/")
+        page.wait_for_selector("#welcome:not([hidden])")
+        page.keyboard.type("how do I claim the night train?")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".hit")
+        assert "Night trains" in page.locator(".hit .title").all_inner_texts()
+        browser.close()
+
+
+def test_the_issuer_of_the_readme_is_a_configuration(built: Path, tmp_path: Path) -> None:
+    file = tmp_path / "m3.toml"
+    file.write_text(f"{(built / 'm3.toml').read_text('utf-8')}\n{readme_blocks()['toml']}", encoding="utf-8")
+    oidc = load_config(file, {}).config.serve.oidc
+    assert oidc is not None
+    assert (oidc.tenant_claim, oidc.principals) == ("tenant", {"groups": "", "sub": "user:"})
 
 
 def test_it_ends_by_sigterm_after_the_running_request(built: Path) -> None:
@@ -181,6 +231,32 @@ def test_it_serves_while_an_ingest_runs_and_shows_what_it_brought(tmp_path: Path
         assert "new.md" in {hit["doc_id"] for hit in hits}
         document = running.get("/v1/collections/docs/documents/new.md").json()
         assert "leaves at nine" in document["chunks"][0]["text"]
+
+
+def test_it_serves_while_another_generation_is_built_and_promoted(tmp_path: Path, tiny_model: Path, m3: M3) -> None:
+    prepare(tmp_path, tiny_model)
+    ingest(tmp_path)
+    following = tmp_path / "next.toml"
+    following.write_text(
+        f"{(tmp_path / 'm3.toml').read_text('utf-8')}\n[chunking]\nmax_tokens = 64\n", encoding="utf-8"
+    )
+    with serving(tmp_path) as running:
+        running.wait_ready()
+        assert running.search().json()["generation"] == 1
+        over, codes = threading.Event(), []
+        asking = threading.Thread(target=lambda: _ask_until(over, running, codes))
+        asking.start()
+        try:
+            assert m3("generations", "build", "-c", following).code == 0
+            promoted = m3("generations", "promote", "-c", following)
+            assert promoted.code == 0, promoted.err
+        finally:
+            over.set()
+            asking.join()
+        assert len(codes) > 1
+        assert set(codes) == {200}
+        found = running.search().json()
+        assert (found["generation"], len(found["hits"])) == (2, 3)
 
 
 def _ask_until(over: threading.Event, running: Running, codes: list[int]) -> None:
