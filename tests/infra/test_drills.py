@@ -6,30 +6,27 @@ the transcript that the runbook quotes from.
 
 from __future__ import annotations
 
+import io
 import json
-import os
+import secrets
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.servers.elasticsearch import start_elasticsearch
+from pipelines.cli.main import main
 from tests.servers.milvus import MilvusServer, start_milvus
-from tests.servers.missing import MissingPartError, skip_or_fail
 from tests.servers.process import free_ports
 from tests.servers.qdrant import qdrant_stand_in
-from tests.tiny import make_tiny_model
+from tests.servers.running import Servers
 
 pytestmark = [pytest.mark.nightly, pytest.mark.xdist_group("elasticsearch")]
 
-M3 = Path(sys.executable).parent / "m3"
-_SECONDS = 1200
 _COUNT = 12
 SECRET_WORD = "zirbenholz"
 
@@ -70,13 +67,15 @@ class Site:
 
     def m3(self, *words: str, code: int | None = 0) -> str:
         """Run a command of the runbook; what it says."""
-        command = [str(M3), *words, "-c", str(self.config)]
-        done = subprocess.run(
-            command, check=False, capture_output=True, text=True, timeout=_SECONDS, env=os.environ | self.environment
-        )
-        print(f"$ m3 {' '.join(words)}\n{done.stdout}{done.stderr}[exit code {done.returncode}]")
-        assert code is None or done.returncode == code, done.stdout + done.stderr
-        return done.stdout
+        out, told = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(told):
+            for name, value in self.environment.items():
+                patch.setenv(name, value)
+            ended = main([*words, "-c", str(self.config)])
+        text = out.getvalue() + told.getvalue()
+        print(f"$ m3 {' '.join(words)}\n{text}[exit code {ended}]", flush=True)
+        assert code is None or ended == code, text
+        return out.getvalue()
 
     def found(self, question: str) -> list[str]:
         """Documents that a search finds."""
@@ -92,7 +91,8 @@ class Stores:
     elasticsearch: str
     milvus: MilvusServer
 
-    def config(self, prefix: str) -> str:
+    def config(self, name: str) -> str:
+        prefix = f"{name}-{secrets.token_hex(4)}-"
         return f"""
 [stores.vectors]
 kind = "qdrant-edge"
@@ -122,21 +122,11 @@ prefix = "{prefix}"
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
+def stores(tmp_path_factory: pytest.TempPathFactory, servers: Servers) -> Iterator[Stores]:
     folder = tmp_path_factory.mktemp("stores")
-    try:
-        node, milvus = start_elasticsearch(folder / "node"), start_milvus(folder / "milvus", free_ports(1)[0])
-    except MissingPartError as missing:
-        skip_or_fail(missing)
-    running = Stores(folder, node.url, milvus)
+    running = Stores(folder, servers.need("elasticsearch"), start_milvus(folder / "milvus", free_ports(1)[0]))
     yield running
     running.milvus.process.stop()
-    node.process.stop()
 
 
 @contextmanager
@@ -152,8 +142,8 @@ def small_disk(place: Path, megabytes: int) -> Iterator[None]:
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def test_restore_of_the_state_from_a_copy(tmp_path: Path, model: Path, stores: Stores) -> None:
-    site = Site(tmp_path, model, stores.config("restore-"))
+def test_restore_of_the_state_from_a_copy(tmp_path: Path, tiny_model: Path, stores: Stores) -> None:
+    site = Site(tmp_path, tiny_model, stores.config("restore"))
     site.m3("ingest")
     copy = tmp_path / "backup"
     subprocess.run(["cp", "-a", str(site.storage), str(copy)], check=True)
@@ -171,8 +161,8 @@ def test_restore_of_the_state_from_a_copy(tmp_path: Path, model: Path, stores: S
     assert "doc-5" not in site.found("key 5")
 
 
-def test_a_store_lost(tmp_path: Path, model: Path, stores: Stores) -> None:
-    site = Site(tmp_path, model, stores.config("lost-"))
+def test_a_store_lost(tmp_path: Path, tiny_model: Path, stores: Stores) -> None:
+    site = Site(tmp_path, tiny_model, stores.config("lost"))
     site.m3("ingest")
     before = site.found("key 3")
     stores.lose_milvus()
@@ -182,20 +172,20 @@ def test_a_store_lost(tmp_path: Path, model: Path, stores: Stores) -> None:
     assert site.found("key 3") == before
 
 
-def test_the_disk_full(tmp_path: Path, model: Path, stores: Stores) -> None:
+def test_the_disk_full(tmp_path: Path, tiny_model: Path, stores: Stores) -> None:
     with small_disk(tmp_path / "disk", 200):
-        site = Site(tmp_path, model, stores.config("full-"))
+        site = Site(tmp_path, tiny_model, stores.config("full"))
         site.m3("ingest", code=7)
         subprocess.run(["mount", "-o", "remount,size=2g", str(tmp_path / "disk")], check=True)
         site.m3("ingest")
         site.m3("audit")
 
 
-def test_a_wrong_key(tmp_path: Path, model: Path, stores: Stores) -> None:
+def test_a_wrong_key(tmp_path: Path, tiny_model: Path, stores: Stores) -> None:
     with qdrant_stand_in(api_key="right") as server:
-        config = stores.config("key-").replace('kind = "qdrant-edge"', 'kind = "qdrant"')
+        config = stores.config("key").replace('kind = "qdrant-edge"', 'kind = "qdrant"')
         config = config.replace("text = false\n", f'text = false\nurl = "{server.url}"\napi_key = "env:DRILL_KEY"\n', 1)
-        site = Site(tmp_path, model, config, {"DRILL_KEY": "wrong"})
+        site = Site(tmp_path, tiny_model, config, {"DRILL_KEY": "wrong"})
         site.m3("doctor", code=None)
         site.m3("ingest", code=None)
         site.environment["DRILL_KEY"] = "right"
@@ -205,8 +195,8 @@ def test_a_wrong_key(tmp_path: Path, model: Path, stores: Stores) -> None:
         assert "right" not in "".join(path.read_text("utf-8", "replace") for path in site.storage.rglob("*.json"))
 
 
-def test_a_purge_after_a_restore(tmp_path: Path, model: Path, stores: Stores) -> None:
-    site = Site(tmp_path, model, stores.config("purge-"))
+def test_a_purge_after_a_restore(tmp_path: Path, tiny_model: Path, stores: Stores) -> None:
+    site = Site(tmp_path, tiny_model, stores.config("purge"))
     site.m3("ingest")
     copy = tmp_path / "backup"
     subprocess.run(["cp", "-a", str(site.storage), str(copy)], check=True)

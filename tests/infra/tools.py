@@ -34,9 +34,10 @@ def tool(name: str) -> str:
     pytest.skip(missing)
 
 
-def check(name: str, *arguments: str, stdin: str | None = None) -> str:
+def check(name: str, *arguments: str, cwd: Path | None = None, **environment: str) -> str:
     """What a checker says on stdout; an AssertionError with all that it said if it refuses."""
+    env = os.environ | environment
     command = [tool(name), *arguments]
-    done = subprocess.run(command, check=False, input=stdin, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, check=False, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{name} {' '.join(arguments)}\n{done.stdout}{done.stderr}"
     return done.stdout
