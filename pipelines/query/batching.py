@@ -1,12 +1,14 @@
 """Queries of several requests in one forward pass: what arrives while the model is busy goes together afterwards.
 
 No request waits for others to arrive: a lone query starts at once, so that batching costs nothing when there is little
-to do and pays when there is much.
+to do and pays when there is much. A batch is as large as what was learnt says will be done within `batch_seconds`: on a
+machine that is short of time sixteen queries together would all miss their deadlines, where two at a time are answered.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +17,10 @@ from m3core.types import QueryVectors
 
 # Queries in one forward pass: beyond this a batch gains little and the first in it waits for the last.
 MAX_BATCH = 16
+# Well below the share that encoding has of a deadline; sixteen short queries need about that long on two idle cores.
+BATCH_SECONDS = 0.4
+# Weight of the newest batch in the mean time of a query.
+_NEWEST = 0.3
 
 Outcome = QueryVectors | Exception
 
@@ -29,6 +35,10 @@ class QueryBatcher:
 
     encode: Callable[[Sequence[str]], Awaitable[Sequence[Outcome]]]
     most: int = MAX_BATCH
+    batch_seconds: float = BATCH_SECONDS
+    clock: Callable[[], float] = time.monotonic
+    # Mean seconds of one query; 0: nothing is known yet.
+    _seconds: float = 0.0
     _waiting: OrderedDict[str, list[asyncio.Future[QueryVectors]]] = field(default_factory=OrderedDict)
     _running: dict[str, list[asyncio.Future[QueryVectors]]] = field(default_factory=dict)
     _task: asyncio.Task[None] | None = None
@@ -51,6 +61,7 @@ class QueryBatcher:
     async def _work(self) -> None:
         while batch := self._next():
             self._running = batch
+            began = self.clock()
             try:
                 outcomes = await self.encode(list(batch))
             except Exception as error:  # noqa: BLE001 - every caller of the batch gets it
@@ -63,12 +74,17 @@ class QueryBatcher:
                 raise
             finally:
                 self._running = {}
+                self._learn((self.clock() - began) / len(batch))
             for futures, outcome in zip(batch.values(), outcomes, strict=True):
                 _tell(futures, outcome)
 
     def _next(self) -> dict[str, list[asyncio.Future[QueryVectors]]]:
-        """The oldest queries, taken out of the queue."""
-        return dict(self._waiting.popitem(last=False) for _ in range(min(self.most, len(self._waiting))))
+        """The oldest queries, taken out of the queue: as many as will be done in time."""
+        fitting = self.most if not self._seconds else max(1, min(self.most, int(self.batch_seconds / self._seconds)))
+        return dict(self._waiting.popitem(last=False) for _ in range(min(fitting, len(self._waiting))))
+
+    def _learn(self, seconds: float) -> None:
+        self._seconds = seconds if not self._seconds else (1 - _NEWEST) * self._seconds + _NEWEST * seconds
 
     def _forget(self, query: str, future: asyncio.Future[QueryVectors]) -> None:
         """A caller is gone; a query that nobody waits for leaves the queue."""

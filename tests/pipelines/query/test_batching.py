@@ -129,3 +129,37 @@ def test_what_is_larger_than_the_cache_is_not_kept_and_throws_nothing_out(size: 
     cache.put("f", "b", vectors_of("b", size))
     assert cache.get("f", "a") is not None
     assert cache.get("f", "b") is None
+
+
+def test_batches_shrink_where_the_model_is_slow_and_grow_again() -> None:
+    now = 0.0
+    per_query = 1.0
+    sizes: list[int] = []
+
+    async def encode(queries: Sequence[str]) -> list[QueryVectors]:
+        nonlocal now
+        sizes.append(len(queries))
+        now += per_query * len(queries)
+        await asyncio.sleep(0)
+        return [QueryVectors(None, None, None, None) for _ in queries]
+
+    async def ask(batcher: QueryBatcher, names: str) -> None:
+        await asyncio.gather(*(batcher.vectors(f"{names} {number}") for number in range(12)))
+
+    async def run() -> None:
+        nonlocal per_query
+        batcher = QueryBatcher(encode, most=8, batch_seconds=2.5, clock=lambda: now)
+        await ask(batcher, "unknown")
+        # Nothing was known of the first batch; of the others, that two are done in two and a half seconds.
+        assert sizes == [8, 2, 2]
+        sizes.clear()
+        per_query = 10.0
+        await ask(batcher, "slow")
+        assert sizes[-1] == 1
+        sizes.clear()
+        per_query = 0.01
+        for turn in range(4):
+            await ask(batcher, f"quick {turn}")
+        assert sizes[-2:] == [8, 4]
+
+    asyncio.run(run())
