@@ -32,6 +32,8 @@ from pipelines.state.collection import Generation
 
 # A store's breaker counts a late answer if the store had this part of the configured timeout, at most a second.
 _PATIENCE_SHARE, _MOST_PATIENCE = 0.2, 1.0
+# A search is slow, for how many are let in at once, when it took this part of the configured timeout.
+_SLOW_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Router:
             ModelEncoder(config.model, base),
             config.search,
             Breakers(BreakerRules(patience=patience)),
-            Admission(admission or AdmissionRules()),
+            Admission(admission or AdmissionRules(slow=_SLOW_SHARE * config.search.timeout)),
             Cursors(scope=name) if cursor_key is None else Cursors(cursor_key, scope=name),
             others=OtherModels(config.model, base),
         )
@@ -91,7 +93,8 @@ class Router:
     async def warm(self) -> Mapping[str, float]:
         """Open stores and model and run one search, so that the next one is fast. Milliseconds of each stage."""
         nobody = Identity(self.search_defaults.tenant, self.search_defaults.principals)
-        return (await self.search(SearchRequest("warm", nobody, limit=1))).timings_ms
+        # Not by way of the admission: what happens once says nothing about how many searches are good.
+        return (await self._search(SearchRequest("warm", nobody, limit=1))).timings_ms
 
     async def aclose(self) -> None:
         """Release stores and model; idempotent."""

@@ -61,16 +61,53 @@ def test_a_place_is_given_back_whatever_happens_inside() -> None:
         assert admission.running == 1
 
 
+def test_slow_searches_take_places_away_once_and_timely_ones_bring_them_back() -> None:
+    clock = FakeClock()
+    admission = Admission(AdmissionRules(searches=20, slow=1.0), clock)
+
+    def together(count: int, seconds: float) -> None:
+        with ExitStack() as stack:
+            for number in range(count):
+                stack.enter_context(admission.place(f"tenant {number}"))
+            clock.now += seconds
+
+    together(20, 5.0)
+    # All twenty were slow for one reason.
+    assert (admission.places, admission.per_tenant) == (16, 8)
+    together(16, 5.0)
+    assert admission.places == 12
+    for _ in range(30):
+        together(1, 5.0)
+    assert (admission.places, admission.per_tenant) == (2, 1)
+    with pytest.raises(OverloadedError):
+        together(3, 0.1)
+    together(1, 0.1)
+    for _ in range(300):
+        together(1, 0.1)
+    assert admission.places == 20
+    together(20, 0.1)
+
+
+def test_what_fails_at_once_brings_no_place_back() -> None:
+    clock = FakeClock()
+    admission = Admission(AdmissionRules(searches=10, slow=1.0), clock)
+    with admission.place("a"):
+        clock.now += 2.0
+    for _ in range(50):
+        with pytest.raises(ValueError, match="at once"), admission.place("a"):
+            raise ValueError("at once")
+    assert admission.places == 8
+
+
 @given(st.integers(1, 8), st.floats(0.05, 1.0), st.lists(st.sampled_from("abc"), max_size=30))
 def test_never_more_than_the_bounds_and_nobody_is_refused_below_them(
     searches: int, share: float, tenants: list[str]
 ) -> None:
-    rules = AdmissionRules(searches, share)
-    admission = Admission(rules)
+    admission = Admission(AdmissionRules(searches, share))
     held = dict.fromkeys("abc", 0)
     with ExitStack() as stack:
         for tenant in tenants:
-            full, busy = sum(held.values()) == searches, held[tenant] == rules.per_tenant
+            full, busy = sum(held.values()) == searches, held[tenant] == admission.per_tenant
             refusal = OverloadedError if full else TenantBusyError if busy else None
             with pytest.raises(refusal) if refusal else nullcontext() as caught:
                 stack.enter_context(admission.place(tenant))
