@@ -10,7 +10,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -19,7 +19,8 @@ from pymilvus import MilvusClient, MilvusException
 
 from connectors.address import address_of, certificates, place, settings_key
 from connectors.milvus.codes import Code, code_of
-from connectors.protocol import StoreOptions, StoreTimeoutError
+from connectors.milvus.schema import Collection, Layout, collections_of
+from connectors.protocol import RefusedByStoreError, StoreOptions, StoreTimeoutError
 from connectors.secrets import read_secret
 from m3core.errors import ConfigError, StoreError
 
@@ -34,6 +35,7 @@ _LOAD_SECONDS = 300.0
 LEAST_VERSION = (2, 6, 4)
 _LEAST_LITE = (3, 2)
 _LITE = "milvus_lite-"
+_SHOWN_LITE = " (Milvus Lite)"
 _PORTS = {"http": 19530, "https": 443}
 # A channel that is made anew tries at once; otherwise it would share the waits of the one that failed.
 _CHANNEL = {"grpc.use_local_subchannel_pool": 1}
@@ -42,15 +44,32 @@ _CHANNEL = {"grpc.use_local_subchannel_pool": 1}
 class Milvus:
     """A connection to the server of one store, opened at the first request. Threads may share it.
 
-    `collections` are those that a server has to have loaded before it answers; one that was restarted may have to be
-    told (Milvus Lite forgets).
+    What the server is decides how multi-vectors lie there, and so which collections it has to have loaded before it
+    answers; one that was restarted may have to be told (Milvus Lite forgets).
     """
 
-    def __init__(self, options: StoreOptions, collections: Sequence[str]) -> None:
+    def __init__(self, options: StoreOptions) -> None:
         self._options = options
-        self._collections = collections
         self._opened: MilvusClient | None = None
+        self._layout = Layout.PACKED if _is_in_process(options) else None
         self._lock = threading.Lock()
+
+    def version(self, seconds: float = REQUEST_SECONDS) -> str:
+        """What the server says that it is. Raises what `ask` raises, and StoreError if it is too old."""
+        told = self.ask(lambda client, left: str(client.get_server_version(timeout=left)), seconds)
+        shown = check_version(told, self._options)
+        self._layout = _layout_of(shown)
+        return shown
+
+    def layout(self, seconds: float = REQUEST_SECONDS) -> Layout:
+        """How multi-vectors lie on this server; asked once. Raises what `version` raises."""
+        if self._layout is None:
+            self._layout = _layout_of(self.version(seconds))
+        return self._layout
+
+    def collections(self, seconds: float = REQUEST_SECONDS) -> tuple[Collection, ...]:
+        """Those of the store, the main one first. Raises what `ask` raises."""
+        return collections_of(self._options.schema, collection_name(self._options), self.layout(seconds))
 
     def ask(self, request: Callable[[MilvusClient, float], _T], seconds: float = REQUEST_SECONDS) -> _T:
         """What `call` answers. Raises StoreError, StoreTimeoutError, ConfigError."""
@@ -82,8 +101,8 @@ class Milvus:
 
     def load(self, client: MilvusClient, seconds: float = _LOAD_SECONDS) -> None:
         """Have the server load the collections; returns when it has."""
-        for collection in self._collections:
-            client.load_collection(collection, timeout=seconds)
+        for collection in self.collections(seconds):
+            client.load_collection(collection.name, timeout=seconds)
 
     def close(self) -> None:
         """Idempotent."""
@@ -121,7 +140,11 @@ def check_version(version: str, options: StoreOptions) -> str:
             f"store {options.name!r}: the server at {place(options)} is version {version[:30]!a}, not {floor} or newer",
             "upgrade the server, or keep the vectors in another store",
         )
-    return f"{number} (Milvus Lite)" if lite else number
+    return f"{number}{_SHOWN_LITE}" if lite else number
+
+
+def _layout_of(shown: str) -> Layout:
+    return Layout.PACKED if shown.endswith(_SHOWN_LITE) else Layout.STRUCTS
 
 
 def _ours(code: Code, error: Exception, options: StoreOptions) -> StoreError:
@@ -138,15 +161,22 @@ def _ours(code: Code, error: Exception, options: StoreOptions) -> StoreError:
         return StoreError(f"{start} has no collection {collection_name(options)}", "run m3 ingest first")
     number = getattr(error, "code", "")
     shown = number if isinstance(number, int) else type(error).__name__
-    return StoreError(f"{start} refused a request (code {shown})", "see the server's log; run again")
+    if code is Code.BAD_INPUT:
+        return RefusedByStoreError(f"{start} refuses this request (code {shown})", "see the server's log")
+    return StoreError(f"{start} failed a request (code {shown})", "see the server's log; run again")
 
 
 def _left(deadline: float) -> float:
     return max(0.001, deadline - time.monotonic())
 
 
+def _is_in_process(options: StoreOptions) -> bool:
+    """Whether this is Milvus Lite behind a socket of ours."""
+    return options.connection.url.startswith("unix:")
+
+
 def _settings(options: StoreOptions) -> dict[str, Any]:
-    if options.connection.url.startswith("unix:"):  # Milvus Lite in this process
+    if _is_in_process(options):
         return {"uri": options.connection.url, "dedicated": True, "grpc_options": _CHANNEL}
     connection, key = options.connection, settings_key(options)
     if "://" not in connection.url:

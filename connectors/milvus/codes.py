@@ -36,8 +36,9 @@ _OF_GRPC = {
 }
 # Milvus (pkg/util/merr): 8 rate limit, 100 and 101 collection, 1100 parameter, 1400 and 1401 credentials. The client's
 # own: 2 for "cannot connect". Milvus Lite: 6 for an invalid row or expression.
+_NOT_CONNECTED = 2
 _OF_MILVUS = {
-    2: Code.UNREACHABLE,
+    _NOT_CONNECTED: Code.UNREACHABLE,
     6: Code.BAD_INPUT,
     8: Code.BUSY,
     100: Code.NO_COLLECTION,
@@ -62,5 +63,13 @@ def _of_milvus(error: MilvusException) -> Code:
         return Code.BAD_INPUT  # found by the client, before anything was sent
     if isinstance(error.code, grpc.StatusCode):
         return _OF_GRPC.get(error.code, Code.OTHER)
+    if error.code == _NOT_CONNECTED and _refused_at_the_door(error):
+        return Code.REFUSED_US
     known = _OF_MILVUS.get(error.code, Code.OTHER)
     return Code.BUSY if known is Code.OTHER and error.retriable else known
+
+
+def _refused_at_the_door(error: MilvusException) -> bool:
+    """Whether the client cannot connect for want of a right, which it tells only by what it was raised from."""
+    cause = error.__cause__ or error.__context__
+    return isinstance(cause, grpc.RpcError) and code_of(cause) is Code.REFUSED_US

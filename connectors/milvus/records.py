@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from connectors.milvus.parts import pack, part_id
-from connectors.milvus.schema import LONGEST, UNUSED
+from connectors.milvus.schema import LONGEST, UNUSED, Layout
+from connectors.milvus.structs import structs, vectors_of
 from connectors.milvus.values import field_values, list_key, text_key
 from connectors.payloads import chunk_values, payload_from
 from connectors.protocol import CollectionSchema, Patch, Payload
@@ -21,7 +22,7 @@ _NO_TOKEN = 2**32 - 2
 Record = dict[str, Any]
 
 
-def record_of(row: Row, schema: CollectionSchema) -> Record:
+def record_of(row: Row, schema: CollectionSchema, layout: Layout) -> Record:
     """The row's record in the main collection."""
     chunk, vectors = row.chunk, row.vectors
     record: Record = {"id": chunk.id, "tenant": text_key(chunk.tenant), "doc_id": text_key(chunk.doc_id)}
@@ -31,6 +32,8 @@ def record_of(row: Row, schema: CollectionSchema) -> Record:
     }
     if Signal.MULTI in schema.signals:
         record["vectors"] = len(vectors.multi)
+        if layout is Layout.STRUCTS:
+            record[Signal.MULTI.value] = structs(vectors.multi)
     if Signal.DENSE in schema.signals:
         record[Signal.DENSE.value] = vectors.dense.astype("float32").tolist()
     if Signal.LEXICAL in schema.signals:
@@ -60,7 +63,9 @@ def record_bytes(record: Record) -> int:
     """About how long a record is on the wire: 4 bytes a number of a vector, 8 bytes a token, texts as they are."""
     size = 0
     for name, value in record.items():
-        if isinstance(value, str | list | dict):
+        if name == Signal.MULTI:
+            size += sum(len(part) for each in value for part in each.values())
+        elif isinstance(value, str | list | dict):
             size += len(value) * {str: 1, list: 4, dict: 8}[type(value)]
         size += len(name) + 8
     return size
@@ -69,7 +74,12 @@ def record_bytes(record: Record) -> int:
 def patched(record: Mapping[str, Any], patch: Patch, schema: CollectionSchema) -> Record:
     """The whole record of a stored row with a patch's metadata and acl."""
     payload = _unpacked(record["payload"]) if schema.keeps_text else None
-    return _with_metadata(dict(record), payload, patch.metadata, patch.acl, patch.revision, schema)
+    whole = dict(record)
+    if Signal.MULTI in whole:  # comes as numbers, goes as bytes
+        whole[Signal.MULTI.value] = structs(
+            vectors_of(whole["id"], whole["vectors"], schema.multi_dim, whole[Signal.MULTI])
+        )
+    return _with_metadata(whole, payload, patch.metadata, patch.acl, patch.revision, schema)
 
 
 def payload_of(record: Mapping[str, Any]) -> Payload:

@@ -1,40 +1,27 @@
-"""The reading side of Milvus. Searches are exact; multi-vectors are scored here, from their stored fp16."""
+"""The reading side of Milvus. Every score is exact; only `search(multi)` on a server is by a graph."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import islice
-from typing import Any, TypeVar
-
-from pymilvus import MilvusClient
+from typing import TypeVar
 
 from connectors.filters.tree import Filter
 from connectors.ids import known_form
-from connectors.milvus.client import Milvus, collection_name
-from connectors.milvus.filters import EVERY_ROW, among, milvus_filter
-from connectors.milvus.parts import part_ids, unpack
-from connectors.milvus.records import Record, payload_of
-from connectors.milvus.schema import collections_of, milvus_capabilities, parts_name
+from connectors.milvus.client import collection_name
+from connectors.milvus.filters import milvus_filter
+from connectors.milvus.multi import MultiVectors, PackedVectors, StructVectors
+from connectors.milvus.reading import Asked, Reads
+from connectors.milvus.records import payload_of
+from connectors.milvus.schema import Layout, milvus_capabilities
 from connectors.protocol import Capabilities, Payload, Scored, StoreOptions, StoreTimeoutError
-from connectors.queries import best_first, check_signal, check_text
-from m3core import scoring
-from m3core.types import Float16Array, QueryVectors, Signal
+from connectors.queries import check_signal, check_text
+from m3core.types import QueryVectors, Signal
 
 _T = TypeVar("_T")
-# A search waits for nothing: it sees what its node has. A run ends with a read that waits (`MilvusSink.flush`).
-_BOUNDED = "Bounded"
-# The most that a server gives in one answer.
-_MOST_HITS = 16_384
-# Asked for beyond the limit, so that equal scores at the cut can be ordered by id.
-_TIE_ROOM = 16
-_IDS = 1000
-# Parts of multi-vectors in one answer: 65 KB each.
-_PARTS = 256
-_ROWS_OF_A_SCAN = 256
 _THREADS = 4
 
 
@@ -44,8 +31,7 @@ class MilvusSearcher:
     def __init__(self, options: StoreOptions) -> None:
         self._options = options
         self._schema = options.schema
-        self._main = collection_name(options)
-        self._server = Milvus(options, [each.name for each in collections_of(options.schema, self._main)])
+        self._reads = Reads(options)
         self._threads = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="milvus")
 
     @property
@@ -57,35 +43,34 @@ class MilvusSearcher:
     ) -> list[Scored]:
         check_signal(signal, query, self._schema, self._options.name)
         conditions = milvus_filter(where, self._schema.fields)
-        if limit <= 0 or _query_vector(signal, query) is None:
+        if limit <= 0 or not _has_part(signal, query):
             return []
-        find = self._search_multi if signal is Signal.MULTI else partial(self._search, signal)
-        return await self._run(partial(find, query, conditions, limit), timeout)
+        return await self._run(partial(self._search, signal, query, conditions, limit), timeout)
 
     async def score(
         self, signal: Signal, query: QueryVectors, ids: Sequence[str], where: Filter, timeout: float
     ) -> dict[str, float]:
         check_signal(signal, query, self._schema, self._options.name)
         conditions = milvus_filter(where, self._schema.fields)
-        score = self._score_multi if signal is Signal.MULTI else partial(self._score, signal)
-        return await self._run(partial(score, query, known_form(ids), conditions), timeout)
+        return await self._run(partial(self._score, signal, query, known_form(ids), conditions), timeout)
 
     async def fetch(self, ids: Sequence[str], where: Filter, timeout: float) -> dict[str, Payload]:
         check_text(self._schema, self._options.name)
         conditions = milvus_filter(where, self._schema.fields)
+        columns = ["id", "payload", "revision"]
         records = await self._run(
-            lambda deadline: self._by_id(known_form(ids), conditions, ["id", "payload", "revision"], deadline), timeout
+            lambda deadline: self._reads.by_id(known_form(ids), conditions, columns, deadline), timeout
         )
         return {record["id"]: payload_of(record) for record in records}
 
     async def count(self, where: Filter, timeout: float) -> int:
         conditions = milvus_filter(where, self._schema.fields)
-        [found] = await self._run(lambda deadline: self._query(conditions, ["count(*)"], deadline), timeout)
+        [found] = await self._run(lambda deadline: self._reads.query(conditions, ["count(*)"], deadline), timeout)
         return int(found["count(*)"])
 
     async def aclose(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self._server.close()
+        self._reads.close()
 
     async def _run(self, job: Callable[[float], _T], timeout: float) -> _T:
         deadline = time.monotonic() + timeout
@@ -105,155 +90,43 @@ class MilvusSearcher:
     def _search(
         self, signal: Signal, query: QueryVectors, conditions: str, limit: int, deadline: float
     ) -> list[Scored]:
-        ask = min(_MOST_HITS, limit + _TIE_ROOM)
-        while True:
-            found = self._nearest(signal, query, conditions, ask, deadline)
-            if len(found) < ask or ask == _MOST_HITS or found[-1][1] < found[limit - 1][1]:
-                return best_first(dict(found), limit)
-            ask = min(_MOST_HITS, 4 * ask)
+        if signal is Signal.MULTI and query.multi is not None:
+            return self._multi(deadline).search(query.multi, conditions, limit, deadline)
+        return self._reads.best(_asked(signal, query), conditions, limit, deadline)
 
     def _score(
         self, signal: Signal, query: QueryVectors, ids: Sequence[str], conditions: str, deadline: float
     ) -> dict[str, float]:
+        if signal is Signal.MULTI and query.multi is not None:
+            return self._multi(deadline).score(query.multi, ids, conditions, deadline)
         scores: dict[str, float] = {}
-        if _query_vector(signal, query) is not None:
-            for part in _cut(ids, _IDS):
-                scores |= self._nearest(signal, query, among(part, conditions), len(part), deadline)
+        if _has_part(signal, query):
+            scores = self._reads.scores(_asked(signal, query), ids, conditions, deadline)
         if signal is Signal.LEXICAL:
             # The server finds only what shares a token; the others score 0 if they are there.
             missing = [chunk_id for chunk_id in ids if chunk_id not in scores]
-            scores |= {record["id"]: 0.0 for record in self._by_id(missing, conditions, ["id"], deadline)}
+            scores |= {record["id"]: 0.0 for record in self._reads.by_id(missing, conditions, ["id"], deadline)}
         return scores
 
-    def _score_multi(
-        self, query: QueryVectors, ids: Sequence[str], conditions: str, deadline: float
-    ) -> dict[str, float]:
-        vectors = {
-            record["id"]: int(record["vectors"]) for record in self._by_id(ids, conditions, ["id", "vectors"], deadline)
-        }
-        return {
-            chunk_id: scoring.max_sim(_multi(query), stored)
-            for chunk_id, stored in self._multi_vectors(vectors, deadline)
-        }
-
-    def _search_multi(self, query: QueryVectors, conditions: str, limit: int, deadline: float) -> list[Scored]:
-        """Every row that passes, page by page: the router asks for scores of candidates instead."""
-        best: list[Scored] = []
-        for page in self._pages(conditions, deadline):
-            vectors = {record["id"]: int(record["vectors"]) for record in page if record["vectors"]}
-            scores = {hit.id: hit.score for hit in best}
-            for chunk_id, stored in self._multi_vectors(vectors, deadline):
-                scores[chunk_id] = scoring.max_sim(_multi(query), stored)
-            best = best_first(scores, limit)
-        return best
-
-    def _multi_vectors(self, vectors: dict[str, int], deadline: float) -> Iterator[tuple[str, Float16Array]]:
-        """Multi-vectors by chunk id, read in answers of bounded size. `vectors`: how many each row has."""
-        dim = self._schema.multi_dim
-        for rows in _bounded(vectors, dim):
-            wanted = [part for chunk_id in rows for part in part_ids(chunk_id, vectors[chunk_id], dim)]
-            found: dict[str, str] = {}
-            for part in _cut(wanted, _PARTS):
-                records = self._query(among(part), ["id", "packed"], deadline, parts_name(self._main))
-                found |= {record["id"]: record["packed"] for record in records}
-            for chunk_id in rows:
-                yield chunk_id, unpack(chunk_id, vectors[chunk_id], dim, found)
-
-    def _nearest(
-        self, signal: Signal, query: QueryVectors, conditions: str, limit: int, deadline: float
-    ) -> list[tuple[str, float]]:
-        """(id, score) of the best rows, best first."""
-
-        def request(client: MilvusClient, seconds: float) -> Any:
-            return client.search(
-                self._main,
-                data=[_query_vector(signal, query)],
-                anns_field=signal.value,
-                filter="" if conditions == EVERY_ROW else conditions,
-                limit=limit,
-                output_fields=["id"],
-                search_params={"metric_type": "IP"},
-                consistency_level=_BOUNDED,
-                timeout=seconds,
-            )
-
-        [hits] = self._server.ask(request, deadline - time.monotonic())
-        found = [(str(hit["id"]), float(hit["distance"])) for hit in hits]
-        return [pair for pair in found if pair[1] > 0] if signal is Signal.LEXICAL else found
-
-    def _by_id(self, ids: Sequence[str], conditions: str, columns: list[str], deadline: float) -> list[Record]:
-        return [
-            record for part in _cut(ids, _IDS) for record in self._query(among(part, conditions), columns, deadline)
-        ]
-
-    def _query(self, expression: str, columns: list[str], deadline: float, collection: str = "") -> list[Record]:
-        def request(client: MilvusClient, seconds: float) -> list[Record]:
-            found = client.query(
-                collection or self._main,
-                filter=expression,
-                output_fields=columns,
-                consistency_level=_BOUNDED,
-                timeout=seconds,
-            )
-            return list(found)
-
-        return self._server.ask(request, deadline - time.monotonic())
-
-    def _pages(self, conditions: str, deadline: float) -> Iterator[list[Record]]:
-        """Ids and numbers of vectors of all rows that pass."""
-
-        def begin(client: MilvusClient, seconds: float) -> Any:
-            return client.query_iterator(
-                self._main,
-                batch_size=_ROWS_OF_A_SCAN,
-                filter=conditions,
-                output_fields=["id", "vectors"],
-                consistency_level=_BOUNDED,
-                timeout=seconds,
-            )
-
-        pages = self._server.ask(begin, deadline - time.monotonic())
-        try:
-            while page := self._server.ask(lambda client, seconds: pages.next(), deadline - time.monotonic()):
-                yield page
-        finally:
-            pages.close()
+    def _multi(self, deadline: float) -> MultiVectors:
+        if self._reads.layout(deadline) is Layout.STRUCTS:
+            return StructVectors(self._reads, self._schema.multi_dim)
+        return PackedVectors(self._reads, self._schema.multi_dim, collection_name(self._options))
 
 
-def _query_vector(signal: Signal, query: QueryVectors) -> Any:
-    """The query as the server takes it; None if it has no token or vector."""
+def _has_part(signal: Signal, query: QueryVectors) -> bool:
+    """Whether the query has a vector, or a token that counts, to ask for."""
     if signal is Signal.DENSE:
-        return query.dense
+        return True
     if signal is Signal.MULTI:
-        return query.multi if query.multi is not None and len(query.multi) else None
+        return query.multi is not None and len(query.multi) > 0
+    return query.lexical_weights is not None and bool((query.lexical_weights > 0).any())
+
+
+def _asked(signal: Signal, query: QueryVectors) -> Asked:
+    if signal is Signal.DENSE:
+        return Asked(query.dense, signal.value)
     if query.lexical_ids is None or query.lexical_weights is None:
-        return None
-    tokens = zip(query.lexical_ids.tolist(), query.lexical_weights.tolist(), strict=True)
-    return {token: weight for token, weight in tokens if weight > 0} or None
-
-
-def _multi(query: QueryVectors) -> Any:
-    if query.multi is None:
         raise ValueError("check_signal comes first")
-    return query.multi
-
-
-def _bounded(vectors: dict[str, int], dim: int) -> Iterator[list[str]]:
-    """Ids in groups whose parts go into one answer, one id at least."""
-    group: list[str] = []
-    size = 0
-    for chunk_id, count in vectors.items():
-        parts = sum(1 for _ in part_ids(chunk_id, count, dim))
-        if group and size + parts > _PARTS:
-            yield group
-            group, size = [], 0
-        group.append(chunk_id)
-        size += parts
-    if group:
-        yield group
-
-
-def _cut(ids: Sequence[str], size: int) -> Iterator[list[str]]:
-    rest = iter(ids)
-    while part := list(islice(rest, size)):
-        yield part
+    tokens = zip(query.lexical_ids.tolist(), query.lexical_weights.tolist(), strict=True)
+    return Asked({token: weight for token, weight in tokens if weight > 0}, signal.value)

@@ -11,11 +11,11 @@ from pymilvus import MilvusClient
 from connectors.bulk.writer import BulkWriter
 from connectors.ids import known_form
 from connectors.milvus.bulk import BUDGET, item_of, send_records
-from connectors.milvus.client import REQUEST_SECONDS, Milvus, check_version, collection_name
+from connectors.milvus.client import REQUEST_SECONDS, Milvus, collection_name
 from connectors.milvus.filters import EVERY_ROW, among
 from connectors.milvus.making import STRONG, look_at, make_collection
 from connectors.milvus.records import Record, part_records, patched, record_of, record_problem
-from connectors.milvus.schema import collections_of, milvus_capabilities
+from connectors.milvus.schema import MAX_VECTORS, Collection, Layout, milvus_capabilities
 from connectors.protocol import Capabilities, CollectionSchema, Failure, Patch, StoreFacts, StoreOptions, WriteResult
 from connectors.rows import (
     check_opened_for,
@@ -26,10 +26,12 @@ from connectors.rows import (
     write_result,
 )
 from m3core.errors import StoreError
-from m3core.types import Row, Signal
+from m3core.types import Row
 
 _PAGE = 5000
 _READ_BATCH = 200
+# A server answers with at most 64 MB.
+_READ_BYTES = 32 << 20
 _SEAL_SECONDS = 300.0
 # Without a single row taken for so long, the server counts as down.
 PATIENCE_SECONDS = 120.0
@@ -41,9 +43,8 @@ class MilvusSink:
     def __init__(self, options: StoreOptions) -> None:
         self._options = options
         self._schema = options.schema
-        self._collections = collections_of(options.schema, collection_name(options))
-        self._main = self._collections[0].name
-        self._server = Milvus(options, [each.name for each in self._collections])
+        self._main = collection_name(options)
+        self._server = Milvus(options)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -54,13 +55,13 @@ class MilvusSink:
         check_opened_for(schema, self._options)
         self.facts()
         for collection in self._collections:
-            self._server.ask(partial(make_collection, collection, self._options))
+            self._server.ask(partial(make_collection, collection, self._server.layout(), self._options))
         self._server.ask(lambda client, _: self._server.load(client))
 
     def write(self, rows: Sequence[Row]) -> WriteResult:
         good, failures = split_rows(rows, self._schema, self.capabilities)
         last = last_of_each(good)
-        records = {row.chunk.id: record_of(row, self._schema) for row in last}
+        records = {row.chunk.id: record_of(row, self._schema, self._server.layout()) for row in last}
         refused = [
             Failure(chunk_id, "too-large", problem)
             for chunk_id, record in records.items()
@@ -86,8 +87,11 @@ class MilvusSink:
         checked = {patch.id: patch for patch in checked_patches(patches, self._schema)}
         wanted = known_form(list(checked))
         columns = [column.name for column in self._collections[0].columns]
-        for start in range(0, len(wanted), _READ_BATCH):
-            found = self._query(among(wanted[start : start + _READ_BATCH]), columns)
+        size = _READ_BATCH
+        if self._server.layout() is Layout.STRUCTS:
+            size = min(size, max(1, _READ_BYTES // (2 * MAX_VECTORS * self._schema.multi_dim)))
+        for start in range(0, len(wanted), size):
+            found = self._query(among(wanted[start : start + size]), columns)
             records = [patched(record, checked[record["id"]], self._schema) for record in found]
             for record in records:
                 if problem := record_problem(record):
@@ -127,11 +131,11 @@ class MilvusSink:
             self._server.ask(partial(_drop, collection.name))
 
     def facts(self) -> StoreFacts:
-        version = self._server.ask(lambda client, seconds: str(client.get_server_version(timeout=seconds)))
-        return StoreFacts(check_version(version, self._options))
+        return StoreFacts(self._server.version())
 
     def verify(self) -> bool:
-        there = [self._server.ask(partial(look_at, each, self._options)) for each in self._collections]
+        layout = self._server.layout()
+        there = [self._server.ask(partial(look_at, each, layout, self._options)) for each in self._collections]
         if there[0] and not all(there):
             raise StoreError(
                 f"store {self._options.name!r}: {self._main} is there, and its multi-vectors are not",
@@ -142,11 +146,16 @@ class MilvusSink:
     def close(self) -> None:
         self._server.close()
 
+    @property
+    def _collections(self) -> tuple[Collection, ...]:
+        return self._server.collections()
+
     def _write_parts(self, rows: Sequence[Row]) -> list[Failure]:
-        """Write the rows' multi-vectors; the chunks of which a part was refused."""
-        if Signal.MULTI not in self._schema.signals:
+        """Write the multi-vectors that lie beside the rows; the chunks of which a part was refused."""
+        beside = self._collections[1:]
+        if not beside:
             return []
-        refused = self._upsert(self._collections[1].name, [part for row in rows for part in part_records(row)])
+        refused = self._upsert(beside[0].name, [part for row in rows for part in part_records(row)])
         lost = {failure.id.partition("/")[0]: failure for failure in refused}
         return [Failure(chunk_id, failure.kind, failure.reason) for chunk_id, failure in lost.items()]
 

@@ -10,13 +10,16 @@ import pytest
 from connectors.registry import kinds, needs_server, signals_of
 from m3core.errors import StoreError
 from tests.conformance.store import Store, quick_folder
-from tests.servers.running import Servers
+from tests.servers.running import STAND_INS, Servers, kind_of
 
 
 def _params() -> list[object]:
-    """Every kind; the tests of one that needs a server go to one worker, so that it runs once."""
+    """Every kind and stand-in; the tests of one that needs a server go to one worker, so that it runs once."""
     group = pytest.mark.xdist_group
-    return [pytest.param(name, marks=group(name)) if needs_server(name) else name for name in kinds()]
+    return [
+        pytest.param(name, marks=group(name)) if needs_server(kind_of(name)) else name
+        for name in sorted({*kinds(), *STAND_INS})
+    ]
 
 
 @pytest.fixture(scope="session", params=_params())
@@ -32,7 +35,7 @@ def _declared_gap(request: pytest.FixtureRequest) -> None:
     """A kind that declares no such signal refuses it; if it ever answers, the declaration is wrong."""
     params = getattr(request.node, "callspec", None)
     name, signal = (params.params.get(key) if params else None for key in ("kind", "signal"))
-    if name and signal and signal not in signals_of(name):
+    if name and signal and signal not in signals_of(kind_of(name)):
         reason = f"{name} declares no {signal} vectors"
         request.node.add_marker(pytest.mark.xfail(reason=reason, raises=StoreError, strict=True))
 

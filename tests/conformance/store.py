@@ -27,7 +27,7 @@ from connectors.protocol import (
 from connectors.registry import open_searcher, open_sink, signals_of
 from m3core.types import QueryVectors, Row, Signal
 from tests.conformance.data import SCHEMA, VOCABULARY, make_query
-from tests.servers.running import connection_of
+from tests.servers.running import connection_of, kind_of
 
 _T = TypeVar("_T")
 TIMEOUT = 60.0
@@ -36,12 +36,15 @@ EVERY_ROW = Everything()
 
 def schema_for(kind: str) -> CollectionSchema:
     """The suite's collection with the signals that this kind declares."""
-    return replace(SCHEMA, signals=frozenset(signals_of(kind)))
+    return replace(SCHEMA, signals=frozenset(signals_of(kind_of(kind))))
 
 
 @dataclass
 class Store:
-    """One store of one kind in a folder of its own; on a server, under a prefix of its own."""
+    """One store of one kind in a folder of its own; on a server, under a prefix of its own.
+
+    `kind` is one of the registry, or of a server that stands in for one (`kind_of`).
+    """
 
     kind: str
     root: Path
@@ -69,9 +72,13 @@ class Store:
         """What the store keeps, in the order of `Signal`."""
         return tuple(signal for signal in Signal if signal in self.schema.signals)
 
+    def opened(self, **changes: Any) -> Sink:
+        """A sink that nobody ensured and the caller closes, with changes to its options."""
+        return open_sink(kind_of(self.kind), replace(self.options, **changes))
+
     def sink(self) -> Sink:
         """A sink on the ensured store."""
-        sink = open_sink(self.kind, self.options)
+        sink = self.opened()
         self._open.append(sink)
         sink.ensure(self.schema)
         return sink
@@ -117,7 +124,7 @@ class Store:
     def ask(self, request: Callable[[Searcher], Coroutine[Any, Any, _T]]) -> _T:
         """One request, through one searcher that stays open for the store's life."""
         if not self._searchers:
-            self._searchers.append((asyncio.new_event_loop(), open_searcher(self.kind, self.options)))
+            self._searchers.append((asyncio.new_event_loop(), open_searcher(kind_of(self.kind), self.options)))
         loop, searcher = self._searchers[0]
         return loop.run_until_complete(request(searcher))
 

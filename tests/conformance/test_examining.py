@@ -9,7 +9,6 @@ from contextlib import closing, contextmanager
 import pytest
 
 from connectors.protocol import ExaminedSink
-from connectors.registry import open_sink
 from m3core.errors import StoreError
 from tests.conformance.data import DENSE_DIM, make_rows
 from tests.conformance.store import Store
@@ -17,7 +16,7 @@ from tests.conformance.store import Store
 
 @contextmanager
 def examined(store: Store) -> Iterator[ExaminedSink]:
-    with closing(open_sink(store.kind, store.options)) as sink:
+    with closing(store.opened()) as sink:
         assert isinstance(sink, ExaminedSink)
         yield sink
 
@@ -41,7 +40,7 @@ def test_verifying_makes_nothing(store: Store) -> None:
     store.write(make_rows(2))
     with examined(store) as sink:
         assert sink.verify()
-    with closing(open_sink(store.kind, store.options)) as sink:
+    with closing(store.opened()) as sink:
         sink.drop()
     with examined(store) as sink:
         assert not sink.verify()

@@ -12,7 +12,6 @@ import pytest
 from connectors.filters.tree import AnyOf, Equals
 from connectors.protocol import CompactingSink, Patch
 from connectors.queries import payload_of
-from connectors.registry import open_sink
 from m3core.errors import ConfigError, LockedError, StoreError
 from m3core.types import ChunkVectors, Metadata, Row, Signal
 from tests.conformance.data import DENSE_DIM, MULTI_DIM, SCHEMA, make_query, make_rows, row_id, with_chunk
@@ -214,7 +213,7 @@ def test_a_row_of_a_later_run_is_not_overwritten(store: Store, request: pytest.F
     later = [replace(row, revision=7) for row in rows]
     store.write(later)
     expected = store.fetch([row.chunk.id for row in rows])
-    with closing(open_sink(store.kind, replace(store.options, revision=6))) as paused:
+    with closing(store.opened(revision=6)) as paused:
         for change in (
             lambda: paused.write([replace(with_chunk(rows[0], text="old"), revision=6)]),
             lambda: paused.patch([Patch(rows[1].chunk.id, {}, ("board",), 6)]),
@@ -289,7 +288,7 @@ def test_a_dropped_generation_is_gone_and_another_stays(store: Store) -> None:
     store.write(rows)
     other.write(rows[:3])
     for _ in range(2):
-        with closing(open_sink(store.kind, store.options)) as sink:
+        with closing(store.opened()) as sink:
             sink.drop()
     assert other.listed() == sorted((row.chunk.id, 1) for row in rows[:3])
     other.close()

@@ -3,7 +3,8 @@
 ELASTICSEARCH_URL and QDRANT_URL name servers that run already; the suite then keeps to indices and collections under
 prefixes of its own and drops them at the end. Without QDRANT_URL a stand-in answers (`tests.servers.qdrant`): that
 server comes in no package, so REQUIRE_SERVERS does not ask for it. MILVUS_URI names a Milvus server in the same way;
-without it a Milvus Lite server is started.
+without it a Milvus Lite server is started. What only larger Milvus servers have is shown on a server of ours beside it
+(`tests.servers.contract`, "milvus-contract").
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ from pathlib import Path
 import pytest
 
 from connectors.protocol import Connection
+from tests.servers.contract.server import contract_server
 from tests.servers.elasticsearch import running_elasticsearch
 from tests.servers.milvus import running_milvus
 from tests.servers.missing import MissingPartError, skip_or_fail
 from tests.servers.qdrant import qdrant_stand_in
 
+# Servers of ours that stand in for one of a kind.
+STAND_INS = {"milvus-contract": "milvus"}
 _SESSION = f"t{secrets.token_hex(4)}_"
 # Read by stores that tests make themselves, wherever they are: urls of what runs, by kind.
 _urls: dict[str, str] = {}
@@ -39,7 +43,12 @@ class Servers:
 
     def need(self, kind: str) -> str:
         """The url of the server that stores of `kind` need ("" if none); skips or fails where it cannot start."""
-        start = {"elasticsearch": self._elasticsearch, "milvus": self._milvus, "qdrant": self._qdrant}.get(kind)
+        start = {
+            "elasticsearch": self._elasticsearch,
+            "milvus": self._milvus,
+            "milvus-contract": self._milvus_contract,
+            "qdrant": self._qdrant,
+        }.get(kind)
         if start is None:
             return ""
         if kind not in _urls:
@@ -71,6 +80,14 @@ class Servers:
             self._stack.callback(_drop_milvus_collections, named)
             return named
         return self._stack.enter_context(running_milvus(self.folders.mktemp("milvus"))).url
+
+    def _milvus_contract(self) -> str:
+        return self._stack.enter_context(contract_server()).url
+
+
+def kind_of(name: str) -> str:
+    """The registry's kind of a store of the tests."""
+    return STAND_INS.get(name, name)
 
 
 def connection_of(kind: str, root: Path, url: str = "") -> Connection:

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from connectors.milvus.lite.server import LiteServer
-from connectors.milvus.schema import check_description, description, milvus_capabilities
+from connectors.milvus.schema import Layout, check_description, description, milvus_capabilities
 from connectors.milvus.searcher import MilvusSearcher
 from connectors.milvus.sink import MilvusSink
 from connectors.protocol import Capabilities, CollectionSchema, Connection, StoreOptions
@@ -37,7 +37,7 @@ class OpenFolder:
             check_folder(folder, options)
         else:
             private_folder(folder / _DATA)
-            write_text(folder / _DESCRIPTION, description(options.schema))
+            write_text(folder / _DESCRIPTION, description(options.schema, Layout.PACKED))
         server = LiteServer(folder / _DATA, options.name)
         return cls(server, replace(options, connection=Connection(url=server.url)))
 
@@ -65,7 +65,7 @@ def check_folder(folder: Path, options: StoreOptions) -> None:
             f"store {options.name!r}: {folder / _DESCRIPTION} cannot be read: {type(error).__name__}",
             "restore the folder from a backup",
         ) from None
-    check_description(found, options.schema, options.name, str(folder))
+    check_description(found, options.schema, Layout.PACKED, options.name, str(folder))
 
 
 def lite_version() -> str:

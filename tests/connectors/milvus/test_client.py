@@ -142,7 +142,7 @@ def test_a_failure_is_known_by_its_code_and_never_quoted(error: Exception, code:
     def failing(*_: object) -> None:
         raise error
 
-    server = Milvus(options(tmp_path), [])
+    server = Milvus(options(tmp_path))
     server._client = lambda seconds: object()  # type: ignore[method-assign,assignment]
     if code is Code.NOT_LOADED:
         return  # asked again after loading: below, on a real server

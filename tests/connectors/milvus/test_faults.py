@@ -157,6 +157,7 @@ def test_a_server_that_stays_down_ends_in_an_error_and_the_next_run_goes_on(
     rows = make_rows(30)
     store.write(rows[:5])
     sink = MilvusSink(store.options)
+    sink.ensure(store.schema)
     store.unreliable.server.process.kill()
     with pytest.raises(StoreError, match=r"store 'main' took no row for \d s \(unreachable\); \d+ wait"):
         sink.write(rows)
