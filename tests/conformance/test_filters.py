@@ -6,30 +6,18 @@ from collections.abc import Iterator
 from functools import reduce
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
 from connectors.filters.evaluate import matches
 from connectors.filters.grammar import parse_filter
 from connectors.filters.identity import identity_filter, with_identity
-from connectors.filters.tree import And, AnyOf, Between, Equals, Everything, Exists, Filter, Not, Or
+from connectors.filters.tree import And, AnyOf, Between, Equals, Exists, Filter, Not, Or
 from m3core.errors import FilterError
 from m3core.types import Identity, Metadata
-from tests.conformance.data import (
-    FIELDS,
-    KINDS,
-    LANGUAGES,
-    PRINCIPALS,
-    TAGS,
-    TENANTS,
-    WEIGHTS,
-    YEARS,
-    make_query,
-    make_rows,
-    someone,
-    with_chunk,
-)
+from tests.conformance.data import FIELDS, TENANTS, make_query, make_rows, someone, with_chunk
 from tests.conformance.store import Store, quick_folder
+from tests.conformance.trees import trees
 
 ROWS = make_rows(60)
 
@@ -123,54 +111,28 @@ def test_the_operators_above_tell_rows_apart() -> None:
         assert 0 < len(passing(parse_filter(text, FIELDS))) < len(ROWS)
 
 
-def _conditions() -> st.SearchStrategy[Filter]:
-    def equals(name: str, values: tuple[object, ...]) -> st.SearchStrategy[Filter]:
-        value = st.sampled_from(values)
-        return st.one_of(
-            st.builds(Equals, st.just(name), value),
-            st.builds(AnyOf, st.just(name), st.lists(value, max_size=3).map(tuple)),
-            st.builds(Exists, st.just(name)),
-        )
-
-    def between(name: str, values: tuple[float, ...]) -> st.SearchStrategy[Filter]:
-        bound = st.one_of(st.none(), st.sampled_from(values))
-        return st.builds(Between, st.just(name), bound, bound, bound, bound)
-
-    return st.one_of(
-        equals("kind", (*KINDS, "absent")),
-        equals("tags", TAGS),
-        equals("year", YEARS),
-        equals("weight", WEIGHTS),
-        equals("public", (True, False)),
-        equals("language", LANGUAGES),
-        equals("title", ("Title 1", "", "Title 9")),
-        equals("doc_id", ("doc-1", "doc-2")),
-        equals("tenant", TENANTS),
-        equals("acl", PRINCIPALS),
-        between("year", YEARS),
-        between("weight", WEIGHTS),
-        st.just(Everything()),
-    )
-
-
-def _trees() -> st.SearchStrategy[Filter]:
-    def grown(parts: st.SearchStrategy[Filter]) -> st.SearchStrategy[Filter]:
-        several = st.lists(parts, max_size=4).map(tuple)
-        return st.one_of(st.builds(Not, parts), st.builds(And, several), st.builds(Or, several))
-
-    return st.recursive(_conditions(), grown, max_leaves=8)
-
-
-@given(where=_trees())
-@settings(max_examples=150)
+@given(where=trees())
+@settings(max_examples=300)
 def test_any_tree_means_the_same_everywhere(filled: Store, where: Filter) -> None:
     assert_agrees(filled, where)
 
 
-@given(where=_trees(), seed=st.integers(0, 5))
+@pytest.mark.nightly
+@pytest.mark.parametrize("number", range(10))
+def test_ten_thousand_trees_mean_the_same_everywhere(filled: Store, number: int) -> None:
+    @seed(number)
+    @given(where=trees())
+    @settings(max_examples=1000, derandomize=False, database=None)
+    def campaign(where: Filter) -> None:
+        assert_agrees(filled, where)
+
+    campaign()
+
+
+@given(where=trees(), number=st.integers(0, 5))
 @settings(max_examples=25)
-def test_filtered_search_is_the_search_among_the_rows_that_pass(filled: Store, where: Filter, seed: int) -> None:
-    query = make_query(seed)
+def test_filtered_search_is_the_search_among_the_rows_that_pass(filled: Store, where: Filter, number: int) -> None:
+    query = make_query(number)
     expected = passing(where)
     for signal in filled.signals:
         everything = filled.search(signal, query, limit=len(ROWS))
@@ -250,7 +212,7 @@ def test_an_identity_sees_its_tenants_rows_that_name_one_of_its_principals(fille
             assert filled.fetch([row.chunk.id for row in ROWS], where).keys() == expected
 
 
-@given(where=_trees())
+@given(where=trees())
 @settings(max_examples=30)
 def test_no_filter_lifts_the_identity(filled: Store, where: Filter) -> None:
     limited = with_identity(where, someone("acme", "staff"))
