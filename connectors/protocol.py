@@ -22,6 +22,12 @@ class StoreTimeoutError(StoreError):
     code = "timeout"
 
 
+class RefusedByStoreError(StoreError):
+    """A store answered, and will not do this one request however often it is asked; that says nothing of others."""
+
+    code = "store-refused"
+
+
 class StaleWriterError(LockedError):
     """A row is of a later run than the one that writes: a run that lost its lease must end."""
 

@@ -15,7 +15,7 @@ from elastic_transport import ConnectionTimeout, SerializationError, TlsError, T
 from elasticsearch import ApiError, AsyncElasticsearch, Elasticsearch, UnsupportedProductError
 
 from connectors.address import address_of, certificates, place, settings_key
-from connectors.protocol import Connection, StoreOptions, StoreTimeoutError
+from connectors.protocol import Connection, RefusedByStoreError, StoreOptions, StoreTimeoutError
 from connectors.secrets import read_secret
 from m3core.errors import StoreError
 
@@ -100,7 +100,9 @@ def _refused(start: str, error: ApiError, options: StoreOptions) -> StoreError:
         return StoreError(f"{start} is older than our client", "pip install 'elasticsearch[async]<9'")
     if status == 429:
         return StoreError(f"{start} is busy (429 {kind})", "see its load and disk; run again")
-    return StoreError(f"{start} refused a request ({status} {kind})", "see the server's log; run again")
+    if 400 <= status < 500 and status != 408:
+        return RefusedByStoreError(f"{start} refuses this request ({status} {kind})", "see the server's log")
+    return StoreError(f"{start} failed a request ({status} {kind})", "see the server's log; run again")
 
 
 def _settings(options: StoreOptions) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 from connectors.filters.tree import Filter
-from connectors.protocol import Capabilities, Payload, Scored, Searcher, StoreTimeoutError
+from connectors.protocol import Capabilities, Payload, RefusedByStoreError, Scored, Searcher, StoreTimeoutError
 from m3core.types import QueryVectors, Signal
 from pipelines.query.asking import ASK_AGAIN, STORE_FAULTS
 from pipelines.query.errors import RestingError
@@ -181,6 +181,8 @@ class GuardedSearcher:
             self.breaker.leave(entered, outcome)
 
     def _outcome(self, error: BaseException, began: float) -> Outcome:
+        if isinstance(error, RefusedByStoreError):
+            return Outcome.UNKNOWN
         # The deadline of a request reaches the client as a cancellation.
         late = isinstance(error, asyncio.CancelledError | TimeoutError | StoreTimeoutError)
         hurried = late and self.breaker.clock() - began < self.breaker.rules.patience

@@ -18,7 +18,7 @@ from qdrant_client.common.client_exceptions import QdrantException
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from connectors.address import address_of, certificates, place, settings_key
-from connectors.protocol import StoreOptions, StoreTimeoutError
+from connectors.protocol import RefusedByStoreError, StoreOptions, StoreTimeoutError
 from connectors.secrets import read_secret
 from m3core.errors import ConfigError, StoreError
 
@@ -104,7 +104,9 @@ def _refused(start: str, status: int | None, options: StoreOptions) -> StoreErro
         return StoreError(f"{start} has no collection {collection_name(options)}", "run m3 ingest first")
     if status == 429:
         return StoreError(f"{start} is busy (429)", "see its load; run again")
-    return StoreError(f"{start} refused a request ({status})", "see the server's log; run again")
+    if status is not None and 400 <= status < 500 and status != 408:
+        return RefusedByStoreError(f"{start} refuses this request ({status})", "see the server's log")
+    return StoreError(f"{start} failed a request ({status})", "see the server's log; run again")
 
 
 def _not_answered(start: str, cause: Exception, options: StoreOptions) -> StoreError:

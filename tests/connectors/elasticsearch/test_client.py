@@ -12,7 +12,7 @@ import pytest
 
 from connectors.elasticsearch.client import check_version, error_type, open_client
 from connectors.elasticsearch.sink import ElasticsearchSink
-from connectors.protocol import Connection, StoreOptions, StoreTimeoutError
+from connectors.protocol import Connection, RefusedByStoreError, StoreOptions, StoreTimeoutError
 from connectors.registry import open_searcher
 from m3core.errors import ConfigError, M3Error, StoreError
 from tests.conformance.data import make_rows
@@ -170,13 +170,14 @@ def test_a_frozen_server_ends_at_the_deadline_of_the_query(store: Store, server:
         assert len(proxy.requests) == 1  # asked once: a second attempt would double the wait
 
 
-@pytest.mark.parametrize("status", [429, 500, 503])
+@pytest.mark.parametrize("status", [400, 429, 500, 503])
 def test_a_search_that_is_refused_is_asked_once_and_names_the_type(store: Store, server: str, status: int) -> None:
     store.write(make_rows(2))
     with fault_proxy(server, lambda method, path: Answer(status, type="circuit_breaking_exception")) as proxy:
         through = _Through(store, reach(store, proxy.url))
-        with pytest.raises(StoreError, match=f"{status} circuit_breaking_exception"):
+        with pytest.raises(StoreError, match=f"{status} circuit_breaking_exception") as caught:
             through.count()
+        assert isinstance(caught.value, RefusedByStoreError) == (status == 400)
         through.close()
         assert len(proxy.requests) == 1
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from connectors.filters.tree import Everything
-from connectors.protocol import Connection, StoreOptions, StoreTimeoutError
+from connectors.protocol import Connection, RefusedByStoreError, StoreOptions, StoreTimeoutError
 from connectors.qdrant.server.client import open_async_client, open_client
 from connectors.qdrant.server.sink import QdrantSink
 from m3core.errors import ConfigError, StoreError
@@ -169,7 +169,8 @@ def test_a_frozen_server_ends_at_the_deadline_of_the_query(servers: Servers, tmp
     [
         (Answer(429), "is busy"),
         (Answer(429, retry_after=3), "is busy"),
-        (Answer(503), r"refused a request \(503\)"),
+        (Answer(400), r"refuses this request \(400\)"),
+        (Answer(503), r"failed a request \(503\)"),
         (Reset("before"), "closed the connection"),
     ],
 )
@@ -179,6 +180,7 @@ def test_a_search_that_is_refused_is_asked_once(servers: Servers, tmp_path: Path
         with pytest.raises(StoreError, match=message) as caught:
             store.count()
         assert "on purpose" not in str(caught.value)
+        assert isinstance(caught.value, RefusedByStoreError) == ("refuses" in message)
         store.close()
         assert len(proxy.requests) == 1
 

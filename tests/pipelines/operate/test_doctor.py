@@ -218,7 +218,7 @@ def test_the_scratch_collection_goes_also_when_the_row_failed(project: Project) 
         proxy.choose = lambda method, path: Answer(503) if path.endswith("/points/query") else None
         health = doctor(project)
         assert problems(health) == {
-            "main.row": f"store 'main': the server at {proxy.url.removeprefix('http://')} refused a request (503)"
+            "main.row": f"store 'main': the server at {proxy.url.removeprefix('http://')} failed a request (503)"
         }
         assert server.client.get_collections().collections == []
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.filters.tree import Everything
-from connectors.protocol import StoreTimeoutError
+from connectors.protocol import RefusedByStoreError, StoreTimeoutError
 from m3core.errors import FilterError, StoreError
 from pipelines.query.breaker import Breaker, BreakerRules, Breakers, BreakerState, GuardedSearcher, Outcome
 from pipelines.query.errors import RestingError
@@ -189,8 +189,9 @@ class Store:
         (StoreTimeoutError("late"), 1.5, True),
         (StoreTimeoutError("late"), 0.5, False),
         (FilterError("the store cannot express this"), 5.0, False),
+        (RefusedByStoreError("too many clauses"), 5.0, False),
     ],
-    ids=["error", "reset", "late", "hurried", "not-its-fault"],
+    ids=["error", "reset", "late", "hurried", "not-its-fault", "refused"],
 )
 def test_what_a_request_counts_as(
     breaker: Breaker, clock: FakeClock, does: BaseException, takes: float, counts: bool
