@@ -8,6 +8,7 @@ from typing import Any
 from elasticsearch import Elasticsearch
 
 from connectors.bulk.items import Item
+from connectors.bulk.limit import AdaptiveLimit
 from connectors.bulk.writer import BulkWriter
 from connectors.elasticsearch.bulk import BUDGET, delete_item, index_item, send_bulk
 from connectors.elasticsearch.client import check_version, es_errors, index_name, open_client
@@ -50,6 +51,7 @@ class ElasticsearchSink:
         self._schema = options.schema
         self._index = index_name(options)
         self._opened: Elasticsearch | None = None
+        self._limit = AdaptiveLimit()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -91,7 +93,9 @@ class ElasticsearchSink:
         for start in range(0, len(ids), BUDGET.rows):
             part = list(dict.fromkeys(ids[start : start + BUDGET.rows]))
             revisions = dict.fromkeys(part, self._options.revision) if self._options.revision else self._revisions(part)
-            refused = self._bulk([delete_item(chunk_id, revision) for chunk_id, revision in revisions.items()])
+            items = [delete_item(chunk_id, revision) for chunk_id, revision in revisions.items()]
+            # One after the other: they are small, and how fast they are says nothing of writes.
+            refused = self._bulk(items, AdaptiveLimit(most=1))
             require_changed(refused, self._options.name)
 
     def patch(self, patches: Sequence[Patch]) -> None:
@@ -166,13 +170,14 @@ class ElasticsearchSink:
             self._opened = open_client(self._options)
         return self._opened
 
-    def _bulk(self, items: Sequence[Item]) -> list[Failure]:
+    def _bulk(self, items: Sequence[Item], limit: AdaptiveLimit | None = None) -> list[Failure]:
         writer = BulkWriter(
             store=self._options.name,
             send=lambda part: send_bulk(self._client, self._options, part),
             budget=BUDGET,
             before_request=self._options.before_request,
             patience=PATIENCE_SECONDS,
+            limit=limit or self._limit,
         )
         return writer.write(items)
 

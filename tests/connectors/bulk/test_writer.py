@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from random import Random
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from connectors.bulk.backoff import Backoff
 from connectors.bulk.items import Budget, BusyError, Item, Kind, Outcome, RefusedError
+from connectors.bulk.limit import AdaptiveLimit
 from connectors.bulk.writer import BulkWriter, Send
 from m3core.errors import LockedError, StoreError
 
@@ -37,8 +39,13 @@ class FaultyStore:
         self.failing = failing
         self.rows: dict[str, bytes] = {}
         self.requests: list[list[Item]] = []
+        self.lock = threading.Lock()
 
     def send(self, items: Sequence[Item]) -> list[Outcome]:
+        with self.lock:
+            return self.answer(items)
+
+    def answer(self, items: Sequence[Item]) -> list[Outcome]:
         self.requests.append(list(items))
         fault = self.random.choice(["before", "after", "some", "items"]) if self.random.random() < self.failing else ""
         if fault == "before":
@@ -78,13 +85,17 @@ def make_writer(send: Send, budget: Budget, clock: Clock, check: Callable[[], No
     seed=st.integers(0, 10_000),
     failing=st.sampled_from([0.0, 0.3, 0.6]),
     budget=st.builds(Budget, bytes=st.integers(1, 100), rows=st.integers(1, 9)),
+    at_once=st.sampled_from([1, 4]),
 )
-@settings(max_examples=300)
-def test_every_item_ends_once_whatever_fails(bodies: list[bytes], seed: int, failing: float, budget: Budget) -> None:
+@settings(max_examples=400)
+def test_every_item_ends_once_whatever_fails(
+    bodies: list[bytes], seed: int, failing: float, budget: Budget, at_once: int
+) -> None:
     items = [Item(str(place), body) for place, body in enumerate(bodies)]
     store, clock = FaultyStore(seed, failing), Clock()
     checks: list[int] = []
     writer = make_writer(store.send, budget, clock, lambda: checks.append(1))
+    writer.limit = AdaptiveLimit(at_once)
     failures = writer.write(items)
     assert store.rows == {item.id: item.body for item in items if item.body not in (POISON, LARGE)}
     assert sorted((failure.id, failure.kind) for failure in failures) == sorted(
@@ -194,3 +205,73 @@ def test_an_answer_for_other_rows_is_an_error(answered: list[str]) -> None:
     writer = make_writer(lambda _: [Outcome(name, Kind.DONE) for name in answered], Budget(100, 9), Clock())
     with pytest.raises(StoreError, match=f"answered for {len(answered)} rows of 2"):
         writer.write([Item("0", b"x"), Item("1", b"x")])
+
+
+class Crowd:
+    """Takes rows while others are on their way, and counts how many requests that were."""
+
+    def __init__(self, at_once: int) -> None:
+        self.barrier = threading.Barrier(at_once, timeout=20)
+        self.lock = threading.Lock()
+        self.flying = self.most = self.rows = 0
+
+    def send(self, items: Sequence[Item]) -> list[Outcome]:
+        with self.lock:
+            self.flying += 1
+            self.most = max(self.most, self.flying)
+        self.barrier.wait()
+        with self.lock:
+            self.flying -= 1
+            self.rows += len(items)
+        return [Outcome(item.id, Kind.DONE) for item in items]
+
+
+def grown(most: int) -> AdaptiveLimit:
+    """A limit that a willing store let grow."""
+    limit = AdaptiveLimit(most)
+    while limit.now < most:
+        limit.answered(1.0, limit.now)
+    return limit
+
+
+def test_requests_fly_together_within_the_limit_which_outlives_the_writer() -> None:
+    crowd, limit = Crowd(4), grown(4)
+    for _ in range(2):
+        writer = make_writer(crowd.send, Budget(1 << 20, 100), Clock())
+        writer.limit = limit
+        assert writer.write([Item(str(place), b"x") for place in range(400)]) == []
+    assert (crowd.most, crowd.rows) == (4, 800)
+
+
+def test_what_fits_into_one_request_is_shared_out_but_not_into_crumbs() -> None:
+    for count, requests in ((40, 2), (128, 4), (4000, 40)):
+        sizes: list[int] = []
+
+        def send(items: Sequence[Item], sizes: list[int] = sizes) -> list[Outcome]:
+            sizes.append(len(items))
+            return [Outcome(item.id, Kind.DONE) for item in items]
+
+        writer = make_writer(send, Budget(1 << 20, 100), Clock())
+        writer.limit = grown(4)
+        writer.write([Item(str(place), b"x") for place in range(count)])
+        assert requests <= len(sizes) <= requests + 5
+        assert sum(sizes) == count
+
+
+def test_an_error_waits_for_what_is_on_its_way() -> None:
+    ended: list[str] = []
+    started = threading.Event()
+
+    def send(items: Sequence[Item]) -> list[Outcome]:
+        if items[0].id == "0":
+            started.wait(20)
+            raise LockedError("the lease was lost")
+        started.set()
+        ended.append(items[0].id)
+        return [Outcome(item.id, Kind.DONE) for item in items]
+
+    writer = make_writer(send, Budget(1 << 20, 100), Clock())
+    writer.limit = grown(2)
+    with pytest.raises(LockedError):
+        writer.write([Item(str(place), b"x") for place in range(64)])
+    assert ended == ["32"]
