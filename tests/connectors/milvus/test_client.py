@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal as signals
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -153,10 +152,8 @@ def test_a_failure_is_known_by_its_code_and_never_quoted(error: Exception, code:
 
 
 def test_a_server_that_is_not_there_is_an_error_with_its_address(tmp_path: Path) -> None:
-    began = time.monotonic()
     with pytest.raises(StoreError, match=r"store 'vectors': the server at 127\.0\.0\.1:9 cannot be reached"):
         MilvusSink(options(tmp_path)).count()
-    assert time.monotonic() - began < 15
 
 
 def test_before_the_first_run_a_search_says_what_to_do(store: Store) -> None:
@@ -171,10 +168,9 @@ def test_a_frozen_server_ends_at_the_deadline_of_the_query(own: MilvusServer, tm
     assert store.count() == 4
     own.process.process.send_signal(signals.SIGSTOP)
     try:
-        began = time.monotonic()
+        # It is still frozen when the error comes.
         with pytest.raises(StoreTimeoutError, match=r"did not answer within 0\.5 s"):
             store.ask(lambda searcher: searcher.count(Everything(), 0.5))
-        assert time.monotonic() - began < 5
     finally:
         own.process.process.send_signal(signals.SIGCONT)
     assert store.count() == 4
