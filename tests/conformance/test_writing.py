@@ -165,6 +165,11 @@ def _spoiled() -> list[tuple[str, Row, Signal | None]]:
             replace(row, vectors=replace(vectors, lexical_weights=-vectors.lexical_weights)),
             Signal.LEXICAL,
         ),
+        (
+            "not positive",
+            replace(row, vectors=replace(vectors, lexical_weights=vectors.lexical_weights * np.float32(0))),
+            Signal.LEXICAL,
+        ),
         ("shapes", replace(row, vectors=replace(vectors, lexical_weights=vectors.lexical_weights[:1])), Signal.LEXICAL),
         ("multi-vectors have shape", replace(row, vectors=replace(vectors, multi=vectors.multi[:, :5])), Signal.MULTI),
     ]
@@ -185,6 +190,19 @@ def test_what_cannot_be_kept_exactly_is_a_failure_and_the_others_go_in(
     assert [failure.kind for failure in result.failures] == ["permanent"]
     assert reason in result.failures[0].reason
     assert store.listed() == [(good.chunk.id, 1)]
+
+
+def test_vectors_of_zeros_are_kept_and_score_zero(store: Store) -> None:
+    """A model that gives them is wrong, and no reason to lose the row's text and its other signals."""
+    row, other = make_rows(2)
+    zeros = replace(row.vectors, dense=np.zeros_like(row.vectors.dense), multi=np.zeros_like(row.vectors.multi))
+    assert store.write([replace(row, vectors=zeros), other]).failures == ()
+    query = make_query(1)
+    for signal in set(store.signals) - {Signal.LEXICAL}:
+        scores = store.score(signal, query, [row.chunk.id, other.chunk.id])
+        assert scores[row.chunk.id] == pytest.approx(0.0, abs=1e-6)
+        assert scores[other.chunk.id] != 0.0
+    assert store.listed() == sorted((each.chunk.id, 1) for each in (row, other))
 
 
 def test_the_longest_multi_vector_that_a_store_declares_goes_in_and_one_more_does_not(store: Store) -> None:
