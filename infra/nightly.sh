@@ -48,11 +48,12 @@ step() { # words of m3; returns only if the night goes on
             worst=3
             return
             ;;
-        6)
-            tell "another run writes; this night is skipped"
-            exit 0
-            ;;
-        4 | 7)
+        4 | 6 | 7)
+            # Another run at the start of the night is nobody's fault; later, or again and again, it is.
+            if [ "$code" -eq 6 ] && [ "$1" = embed ]; then
+                tell "another run writes; this night is skipped"
+                exit 0
+            fi
             [ "$try" -lt "$tries" ] || { tell "exit code $code after $try tries" && exit "$code"; }
             tell "exit code $code; again in $pause s ($try of $tries)"
             try=$((try + 1))

@@ -92,7 +92,8 @@ def _outcome(entry: Mapping[str, Any], options: StoreOptions) -> Outcome:
     if status == 409:
         raise StaleWriterError(
             f"store {options.name!r}: {index_name(options)} has rows of a later run than {options.revision}",
-            "end this run if another one writes; if the state folder was made anew, give the collection another name",
+            "end this run if another one writes; if the state folder was restored from a copy: m3 repair; if it was "
+            "made anew, give the collection another name",
         )
     if status in _BUSY:
         return Outcome(chunk_id, Kind.TRANSIENT, reason)

@@ -102,7 +102,8 @@ def carry_out(collection: Collection, plan: Plan, lease: Lease) -> Repaired:
     if not plan.counts:
         return done
     place, paths = collection.place, collection.paths
-    done.run = begin_run(paths, lease, mending=True).run
+    # A store that fences takes no row, and no delete, of a run that is older than the row it has.
+    done.run = begin_run(paths, lease, mending=True, later_than=plan.latest).run
     folder = RunFolder.create(paths, done.run, place.config.model_dump(mode="json"))
     shutil.copyfile(plan.path, folder.path / PLAN_FILE)
     (folder.path / PLAN_FILE).chmod(0o600)

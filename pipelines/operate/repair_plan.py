@@ -42,6 +42,11 @@ class Plan:
         """Names of the stores that are to be changed."""
         return {store for store, _ in self.counts if store}
 
+    @property
+    def latest(self) -> int:
+        """The latest run that left a row in a store which differs; 0 if none did."""
+        return max((finding.found for finding in self.findings()), default=0)
+
     def count(self, *kinds: str) -> int:
         """Findings of these kinds, in all stores."""
         return sum(count for (_, kind), count in self.counts.items() if kind in kinds)

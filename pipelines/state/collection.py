@@ -133,12 +133,15 @@ def swap_collection(paths: StatePaths, expected: CollectionState | None, new: Co
         raise _changed(paths) from None
 
 
-def begin_run(paths: StatePaths, lease: Lease, *, erasing: bool = False, mending: bool = False) -> CollectionState:
+def begin_run(
+    paths: StatePaths, lease: Lease, *, erasing: bool = False, mending: bool = False, later_than: int = 0
+) -> CollectionState:
     """Count the run up, under the lease; the answer's `run` is this run's number. Creates the file on the first run.
 
     What killed runs left half-written is removed. RefusedError while a purge waits to be carried out, unless the run is
     the one that does (`erasing`). A run that does so, or that only mends what is there (`mending`), changes no document
-    in one generation that others must follow: whoever was not behind before it is not behind after.
+    in one generation that others must follow: whoever was not behind before it is not behind after. `later_than`: a run
+    that left rows in a store, although a state that was restored from a copy knows nothing of it.
     """
     lease.check()
     if not erasing:
@@ -146,7 +149,7 @@ def begin_run(paths: StatePaths, lease: Lease, *, erasing: bool = False, mending
     remove_leftovers(paths.root)
     before = read_collection(paths)
     base = before or CollectionState(FORMAT, paths.collection, None, 0, ())
-    after = replace(base, run=base.run + 1)
+    after = replace(base, run=max(base.run, later_than) + 1)
     if erasing or mending:
         current = [each for each in base.generations if each.applied_run == base.run]
         after = after.with_generations(*(replace(each, applied_run=after.run) for each in current))

@@ -92,7 +92,7 @@ class Stores:
     milvus: MilvusServer
 
     def config(self, name: str) -> str:
-        prefix = f"{name}-{secrets.token_hex(4)}-"
+        prefix = f"{name}_{secrets.token_hex(4)}_"
         return f"""
 [stores.vectors]
 kind = "qdrant-edge"
@@ -147,15 +147,19 @@ def test_restore_of_the_state_from_a_copy(tmp_path: Path, tiny_model: Path, stor
     site.m3("ingest")
     copy = tmp_path / "backup"
     subprocess.run(["cp", "-a", str(site.storage), str(copy)], check=True)
-    # After the copy: two edits, a new document, one that is gone. Then the disk dies.
+    # Three nights after the copy: edits, a new document, one that is gone. Then the disk dies.
     site.write([n for n in range(_COUNT + 1) if n != 5], edited=(1, 2))
     site.m3("ingest")
+    for edited in ((2, 3), (2, 3, 4)):
+        site.write([n for n in range(_COUNT + 1) if n != 5], edited=edited)
+        site.m3("ingest")
     shutil.rmtree(site.storage)
     subprocess.run(["cp", "-a", str(copy), str(site.storage)], check=True)
     site.m3("audit", code=8)
+    # Elasticsearch keeps rows of later runs against a state that does not know them.
+    site.m3("ingest", code=6)
+    site.m3("repair", "--max-delete-fraction", "1")
     site.m3("ingest")
-    site.m3("audit", code=None)
-    site.m3("repair", code=None)
     site.m3("audit")
     assert "doc-12" in site.found("key 12")
     assert "doc-5" not in site.found("key 5")

@@ -63,6 +63,12 @@ def test_one_that_stays_down_ends_the_night_with_its_code(tmp_path: Path) -> Non
     assert sum(line.startswith("load") for line in asked) == 3
 
 
+def test_rows_of_a_later_run_do_not_end_every_night_in_silence(tmp_path: Path) -> None:
+    code, asked = night(tmp_path, "load 6\nload 6\n", M3_TRIES="2")
+    assert code == 6
+    assert len(asked) == 4
+
+
 @pytest.mark.parametrize("code", [1, 2, 5, 143])
 def test_what_trying_again_does_not_mend_ends_the_night(tmp_path: Path, code: int) -> None:
     ended, asked = night(tmp_path, f"embed {code}\n")
