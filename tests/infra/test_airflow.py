@@ -120,14 +120,14 @@ class Night:
         )  # fmt: skip
         timer = threading.Timer(_SECONDS, process.kill)
         timer.start()
-        assert process.stdout is not None
-        for line in process.stdout:
-            self.lines.append(line)
-            print(line, end="", flush=True)
-            if self.milvus is None and re.search(r"exit code [47]: ", line):
-                self.milvus = start_milvus(self.folder / "milvus", self.port)
+        with process:
+            for line in process.stdout or ():
+                self.lines.append(line)
+                print(line, end="", flush=True)
+                if self.milvus is None and re.search(r"exit code [47]: ", line):
+                    self.milvus = start_milvus(self.folder / "milvus", self.port)
         timer.cancel()
-        return process.wait()
+        return process.returncode
 
     @property
     def environment(self) -> dict[str, str]:
