@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -14,6 +14,7 @@ from connectors.protocol import Patch, Sink
 from m3core.errors import RefusedError, StateError
 from m3core.types import Metadata
 from pipelines.ingest import diff
+from pipelines.ingest.adopting import Touched, find_touched
 from pipelines.ingest.ids import metadata_hash
 from pipelines.ingest.listing import Listing
 from pipelines.ingest.session import Run, Session
@@ -77,16 +78,33 @@ class Follower(Generic[Asked]):
         self.manifest.compact()
         gone = self._gone(left)
         changed = self._changed()
-        if not any(gone.records(self.manifest, removed=True)) and not any(changed.records(self.manifest)):
-            return
-        with self._open() as stores:
-            for name in list(stores.at_work):
-                delete_from(stores, name, _chunks_of(gone.records(self.manifest, removed=True)), self.run.before_write)
-            for records in _groups(changed.records(self.manifest), self.run.request):
-                self._patch(records, stores)
-            self._settle(stores)
-        self._mark(gone)
-        self.manifest.compact()
+        dead = self.chunk_files.unsettled(self.run.number)
+        touched = find_touched(self.chunk_files, dead, self.manifest) if dead else {}
+        if touched or any(gone.records(self.manifest, removed=True)) or any(changed.records(self.manifest)):
+            with self._open() as stores:
+                self._change(gone, changed, touched, stores)
+                self._settle(stores)
+            self._mark(gone)
+            self.manifest.compact()
+        for number in (*dead, self.run.number):
+            self.chunk_files.settle(number)
+
+    def _change(
+        self, gone: diff.KeyFile, changed: diff.KeyFile, touched: Mapping[DocumentKey, Touched], stores: Stores
+    ) -> None:
+        """Deletes, then what a run that died left half written, then rights and metadata."""
+        known = self.manifest.find(touched)
+        beyond = [chunk_id for key, each in touched.items() for chunk_id in each.beyond(known.get(key))]
+        for name in list(stores.at_work):
+            doomed = chain(_chunks_of(gone.records(self.manifest, removed=True)), beyond)
+            delete_from(stores, name, doomed, self.run.before_write)
+        for records in gone.records(self.manifest):
+            for record in records:
+                known.pop(record.key, None)
+        for group in _groups([list(known.values())], self.run.request):
+            self._renew(group, stores)
+        for group in _groups(changed.records(self.manifest), self.run.request):
+            self._patch(group, stores)
 
     @property
     def folder(self) -> Path:
@@ -139,20 +157,18 @@ class Follower(Generic[Asked]):
         stores.open_rest()
         return _all_there(stores)
 
+    def _renew(self, records: Sequence[DocumentRecord], stores: Stores) -> None:
+        """All chunks of some documents as the manifest has them, where a run died amid changing them."""
+        rows = [replace(row, run=self.run.number) for _, own in self._with_rows(records) for row in own]
+        self._send(rows, [[*one.key, one.acl_hash, one.metadata_hash] for one in records], stores)
+
     def _patch(self, records: Sequence[DocumentRecord], stores: Stores) -> None:
         """All chunks of some documents get rights and metadata of the run's generation."""
         news = self._news(records)
-        revisions = {chunk_id: record.revision for record in records for chunk_id in record.chunk_ids}
-        kept = {row.chunk.id: row for row in self.chunk_files.read(revisions, revisions)}
         rows: list[ChunkRow] = []
         lines: list[list[str]] = []
-        for record in records:
+        for record, own in self._with_rows(records):
             acl_hash, acl, metadata = news[record.key]
-            own = [kept[chunk_id] for chunk_id in record.chunk_ids if chunk_id in kept]
-            if len(own) != len(record.chunk_ids):
-                raise StateError(
-                    f"chunks of document {record.doc_id[:80]!a} are not in the state folder", "m3 generations build"
-                )
             merged = self._merged(metadata, own[0].chunk.metadata if own else {})
             merged_hash = metadata_hash(merged)
             if (acl_hash, merged_hash) == (record.acl_hash, record.metadata_hash):
@@ -161,6 +177,22 @@ class Follower(Generic[Asked]):
             rows += [
                 replace(row, chunk=replace(row.chunk, acl=acl, metadata=merged), run=self.run.number) for row in own
             ]
+        self._send(rows, lines, stores)
+
+    def _with_rows(self, records: Sequence[DocumentRecord]) -> Iterator[tuple[DocumentRecord, list[ChunkRow]]]:
+        """Every record with its chunk rows. StateError if some are lost."""
+        revisions = {chunk_id: record.revision for record in records for chunk_id in record.chunk_ids}
+        kept = {row.chunk.id: row for row in self.chunk_files.read(revisions, revisions)}
+        for record in records:
+            own = [kept[chunk_id] for chunk_id in record.chunk_ids if chunk_id in kept]
+            if len(own) != len(record.chunk_ids):
+                raise StateError(
+                    f"chunks of document {record.doc_id[:80]!a} are not in the state folder", "m3 generations build"
+                )
+            yield record, own
+
+    def _send(self, rows: Sequence[ChunkRow], lines: Sequence[Sequence[str]], stores: Stores) -> None:
+        """Chunk rows first, then the stores, then a note of what the manifest is to say at the end."""
         wave = next(self.waves)
         self.run.before_write()
         if rows:
@@ -168,7 +200,7 @@ class Follower(Generic[Asked]):
         patches = [Patch(row.chunk.id, row.chunk.metadata, row.chunk.acl, self.run.number) for row in rows]
         for part in in_batches(patches, _BATCH):
             for name in list(stores.at_work):
-                stores.attempt(name, partial(_send, patches=part))
+                stores.attempt(name, partial(_patch, patches=part))
             _all_there(stores)
         with self.patched.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(line) + "\n" for line in lines)
@@ -253,7 +285,7 @@ def _groups(batches: Iterable[Sequence[DocumentRecord]], session: Session) -> It
         yield group.records
 
 
-def _send(sink: Sink, patches: Sequence[Patch]) -> None:
+def _patch(sink: Sink, patches: Sequence[Patch]) -> None:
     sink.patch(patches)
 
 

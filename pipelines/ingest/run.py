@@ -5,8 +5,9 @@ What is committed when, and what a crash (SIGKILL, power) leaves behind at each 
 1. *Lease, run number.* A dead holder's lease is taken over by the next run; a run number is used once.
 2. *Listing and join* write to `runs/<run>/work` only, which the next run removes.
 3. *A wave*, per unit: chunk file, lake file, rows in the stores. A crash here leaves chunk rows and vectors that no
-   manifest names: the next run makes the same ids, finds the vectors in the lake, writes the same rows. What an
-   embedded store got lies in a working copy, which the next run removes.
+   manifest names. The next run begins with taking them in (`adopting.py`): what servers may hold of them is deleted or
+   written over, unless it makes the same rows again, which costs no encoding. What an embedded store got lies in a
+   working copy, which the next run removes.
 4. *The wave's manifest delta*, after every store at work acknowledged. A document is `done` for a server that has its
    rows, and `pending` for embedded stores, for a store that was given up, and, while it has obsolete chunks (those of
    the last version), for every store. A crash from here to the flip loses the working copy: the next run finds the

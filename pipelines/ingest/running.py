@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from m3core.disk import scarce
 from m3core.errors import M3Error
+from pipelines.ingest.adopting import adopt
 from pipelines.ingest.finalise import Batches, Ending, finalise
 from pipelines.ingest.following import follow
 from pipelines.ingest.generation import finish
@@ -25,6 +26,7 @@ from pipelines.ingest.shared import disk_full
 from pipelines.ingest.stop import stopping_on_signals
 from pipelines.ingest.stores import Standing, Stores, for_writing, store_options
 from pipelines.ingest.tally import Tally
+from pipelines.state.chunks import ChunkFiles
 from pipelines.state.collection import CollectionState, Generation
 from pipelines.state.erase.apply import apply_waiting
 from pipelines.state.erase.target import Target
@@ -108,6 +110,7 @@ def conclude(
         )
     )
     tally.chunks_deleted, tally.gone, tally.removed = ended.chunks_deleted, ended.gone, ended.removed
+    ChunkFiles(run.request.paths, run.generation.number).settle(run.number)
 
 
 def _warn_of_disk(session: Session) -> None:
@@ -142,6 +145,8 @@ def _reported(run: Run[Asked], tally: Tally, work: Callable[[Run[Asked], Tally],
         return tally.report(session.command, session.paths.collection, run.generation.number, run.number, session.stop)
 
     try:
+        if adopted := adopt(run):
+            _log.warning("%s documents that a run which died had half written are put right", f"{adopted:,}")
         work(run, tally)
         if None not in tally.standing.absent.values():  # a run that leaves stores out leaves other generations out
             tally.behind = follow(run, tally.left)

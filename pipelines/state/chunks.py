@@ -18,6 +18,9 @@ Part of a wave is what one step wrote; writing it again replaces it. A chunk who
 row in that run. What counts is the row of the run that the manifest names as the document's `revision`: rows of a run
 that died before its commit are never taken for the truth, and only the files of that run are read. Where there is no
 manifest, the newest row by (run, wave) counts.
+
+`chunks/g<generation>/<run>/unsettled`, empty, is there from before the run's first file until manifest and stores agree
+about all of them. Where it is left, the run died: stores may hold rows that the manifest does not know of.
 """
 
 from __future__ import annotations
@@ -32,7 +35,8 @@ from typing import TYPE_CHECKING, Any
 
 from m3core.errors import StateError
 from m3core.types import Chunk, Metadata
-from pipelines.state.files import canonical_json, make_folder, remove_files
+from pipelines.state.documents import DocumentKey
+from pipelines.state.files import canonical_json, create_if_absent, make_folder, remove_files
 from pipelines.state.paths import StatePaths
 from pipelines.state.tables import TableKind, open_table, reading, write_table
 
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
 
 _KIND = TableKind("threefold.chunks", 1, rows_per_group=1024)
 _PART = re.compile(r"[a-z0-9-]{1,64}")
+_UNSETTLED = "unsettled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,8 @@ class ChunkFiles:
             raise StateError(f"{part!r} is no name for a part of a wave (a-z, 0-9 and -, at most 64)")
         folder = self._run(run)
         make_folder(folder)
+        if not (folder / _UNSETTLED).exists():
+            create_if_absent(folder / _UNSETTLED, b"")
         write_table(folder / f"{wave:05d}-{part}.parquet", _KIND, chunk_schema(), [_table(rows)])
 
     def read(self, chunk_ids: Collection[str], revisions: Mapping[str, int] | None = None) -> Iterator[ChunkRow]:
@@ -94,6 +101,22 @@ class ChunkFiles:
         """Every file with its run; within a run a later file is of a later wave, or another part of the same."""
         for run in self.runs():
             yield from ((run, path) for path in sorted(self._run(run).glob("[0-9]*.parquet")))
+
+    def unsettled(self, before: int) -> list[int]:
+        """Runs before this one that died before manifest and stores agreed about the chunks that they wrote."""
+        return [run for run in self.runs() if run < before and (self._run(run) / _UNSETTLED).exists()]
+
+    def settle(self, run: int) -> None:
+        """Manifest and stores agree about what this run wrote, or the manifest says where they do not."""
+        if (self._run(run) / _UNSETTLED).exists():
+            remove_files([self._run(run) / _UNSETTLED])
+
+    def owners(self, run: int, after_wave: int) -> Iterator[list[tuple[str, DocumentKey]]]:
+        """Ids and documents of the rows that a run wrote after this wave, a file at a time. DamagedError."""
+        for path in sorted(self._run(run).glob("[0-9]*.parquet")):
+            if int(path.name.partition("-")[0]) > after_wave:
+                rows = read_columns(path, ["id", "tenant", "doc_id"]).to_pylist()
+                yield [(row["id"], (row["tenant"], row["doc_id"])) for row in rows]
 
     def _run(self, run: int) -> Path:
         return self._folder / f"{run:06d}"

@@ -32,7 +32,7 @@ from pipelines.state.documents import (
     tombstone,
 )
 from pipelines.state.files import damaged
-from pipelines.state.manifestfiles import DataFile, Listing, ManifestFolder
+from pipelines.state.manifestfiles import DataFile, Listing, ManifestFolder, Wave
 from pipelines.state.paths import StatePaths
 from pipelines.state.tables import dataset, write_table
 
@@ -86,6 +86,10 @@ class Manifest:
         table = documents_table(rows, listing.shards, (run, wave))
         count = write_table(self._files.data / name, DOCUMENTS, table.schema, [table])
         self._files.commit_delta(listing, (run, wave), [self._files.sealed((0, listing.shards - 1), name, count)])
+
+    def last_wave(self) -> Wave:
+        """Run and wave of what was committed last; (0, 0) if nothing was."""
+        return self._listing().last
 
     def compact(self) -> None:
         """Fold the waves into the shards. Killed anywhere, it leaves the old base or the new one."""

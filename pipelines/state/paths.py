@@ -7,6 +7,7 @@
         index/*.keys                sorted keys of the files                            keyindex.py
     chunks/g<generation>/<run>/     texts and metadata of chunks                        chunks.py
         <wave>-<part>.parquet
+        unsettled                   while the run is at work, and after it died
     manifest/g<generation>/         one row per document                                manifest.py, documents.py
         manifest.json, delta-<run>-<wave>.json                                          manifestfiles.py
         data/*.parquet

@@ -28,7 +28,6 @@ from pipelines.ingest.run import ingest
 from pipelines.operate.audit import audit
 from pipelines.operate.collection import Place
 from pipelines.operate.letters import replay
-from pipelines.operate.mending import RepairRequest, repair
 from pipelines.operate.purge import Named, lift, purge
 from pipelines.state.collection import read_collection
 from pipelines.state.documents import DocumentKey
@@ -149,6 +148,7 @@ class Histories(RuleBasedStateMachine):
 
     def ingest(self) -> None:
         self._run(self._project.ingest, self._listed())
+        self._agrees_beside()
 
     @rule(data=st.data(), changes=_SOME, request=st.integers(1, 12), store=_STORES)
     def killed_while_it_ingests(self, data: st.DataObject, changes: list[str], request: int, store: str) -> None:
@@ -254,14 +254,15 @@ class Histories(RuleBasedStateMachine):
     def what_is_done_is_there(self) -> None:
         """A store holds the rows of every document that the manifest calls done there, in that very revision.
 
-        Not after a kill: what was written before the wave's commit is newer than the manifest until the next run.
+        Not after a kill: what was written before the wave's commit is newer than the manifest until the next run, which
+        takes it in.
         """
         if not self._begun or self._killed:
             return
         down, self._board.down = self._board.down, set()
         for store in TWO:
-            rows = self._project.rows(store)
-            for record in Manifest(self._project.paths, 1).records():
+            rows = self._seen.rows(store)
+            for record in Manifest(self._project.paths, self._live).records():
                 if store not in record.waiting():
                     assert {rows.get(name) for name in record.chunk_ids} <= {record.revision}
                     assert not rows.keys() & set(record.obsolete_chunk_ids)
@@ -299,8 +300,10 @@ class Histories(RuleBasedStateMachine):
             self._unsettled = True
             return None
         if report is not None and report.exit_code in (ExitCode.PENDING, ExitCode.UNREACHABLE):
-            assert self._board.down or waits
+            # What a killed run left waits for a run that writes rows, after one that does something else.
+            assert self._board.down or waits or self._killed or self._unsettled
             self._unsettled = True
+        self._killed = False
         return report
 
     def _agrees_if_settled(self) -> None:
@@ -310,21 +313,16 @@ class Histories(RuleBasedStateMachine):
 
     def _agrees(self) -> None:
         """Stores and manifest agree, everybody finds what the model allows, and that is what it allows from now on."""
-        self._remove_what_a_killed_run_left()
-        self._project.check_agreement()
-        found = shown(self._project)
+        self._seen.check_agreement()
+        found = shown(self._seen)
         for key in found.keys() | self.allowed.keys():
             assert found.get(key) in self._versions(key), key
             self.allowed[key] = {found.get(key)}
-        check_identities(self._project, found)
+        check_identities(self._seen, found)
         self._unsettled = False
 
-    def _remove_what_a_killed_run_left(self) -> None:
-        """Rows of a version that changed before a run committed it: `m3 audit` finds, `m3 repair` removes them."""
-        if self._killed:
-            down, self._board.down = self._board.down, set()
-            repair(RepairRequest(self._place, max_delete_fraction=1.0))
-            self._board.down, self._killed = down, False
+    def _agrees_beside(self) -> None:
+        """After a run over the whole listing: what other generations show of it (`generations.py`)."""
 
     def _is_settled(self) -> None:
         """Another run has nothing to do, and an audit finds nothing."""
@@ -347,6 +345,17 @@ class Histories(RuleBasedStateMachine):
     @property
     def _config(self) -> Any:
         return self._project.config
+
+    @property
+    def _live(self) -> int:
+        """The generation that is searched; the first one before there is any."""
+        state = read_collection(self._project.paths)
+        return 1 if state is None or state.live is None else state.live
+
+    @property
+    def _seen(self) -> Project:
+        """The project as searches see it."""
+        return self._project.of_generation(self._live)
 
     @property
     def _place(self) -> Place:

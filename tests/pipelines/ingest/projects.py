@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,15 @@ EDGE_AND_MEMORY = {
 
 @dataclass
 class Project:
-    """A folder with `docs/`, and a configuration that may be changed between runs."""
+    """A folder with `docs/`, and a configuration that may be changed between runs.
+
+    `number`: the generation that is looked at; 0 is the newest in the stores, and the first in the manifest.
+    """
 
     base: Path
     model: Path
     settings: dict[str, Any] = field(default_factory=dict)
+    number: int = 0
 
     @property
     def docs(self) -> Path:
@@ -59,6 +63,10 @@ class Project:
             "stores": MEMORY,
         }
         return {**plain, **self.settings}
+
+    def of_generation(self, number: int) -> Project:
+        """The same folder, seen through one generation."""
+        return replace(self, number=number)
 
     def write(self, name: str, text: str | bytes) -> None:
         """One document."""
@@ -90,7 +98,7 @@ class Project:
         """The writing side of a store, to look at what is published."""
         state = read_collection(self.paths)
         assert state is not None
-        generation = state.generations[-1]
+        generation = state.generation(self.number) if self.number else state.generations[-1]
         request = Request(
             config=self.config,
             options=IngestOptions(),
@@ -114,7 +122,7 @@ class Project:
 
     def records(self) -> dict[str, DocumentRecord]:
         """The manifest, by document id."""
-        return {record.doc_id: record for record in Manifest(self.paths, 1).records()}
+        return {record.doc_id: record for record in Manifest(self.paths, self.number or 1).records()}
 
     def manifest_ids(self) -> set[str]:
         """Chunk ids that the manifest names."""
@@ -122,7 +130,7 @@ class Project:
 
     def check_agreement(self) -> None:
         """Stores and manifest hold the same chunks, nothing is pending, nothing is left to delete."""
-        records = list(Manifest(self.paths, 1).records())
+        records = list(Manifest(self.paths, self.number or 1).records())
         assert all(set(record.status.values()) == {"done"} for record in records)
         assert not any(record.obsolete_chunk_ids for record in records)
         expected = {chunk_id: record.revision for record in records for chunk_id in record.chunk_ids}
