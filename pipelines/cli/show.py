@@ -47,9 +47,9 @@ def _lines(found: Shown) -> Iterator[str]:
         yield _line("document", f"{record.tenant}/{record.doc_id}, {counted(len(record.chunk_ids), 'chunk')}")
         yield _line("source", record.source)
         yield _line("run", str(record.revision))
-        pending = sorted(name for name, status in record.status.items() if status != "done")
-        if pending:
-            yield _line("pending", ", ".join(pending))
+        for state in ("pending", "refused"):
+            if stores := sorted(name for name, status in record.status.items() if status == state):
+                yield _line(state, ", ".join(stores))
     yield _line("generation", f"{found.generation} · {found.model}")
     for name, error in found.unreachable.items():
         yield _line("no answer", f"store {name}: {error.message}. Remedy: {error.remedy}")

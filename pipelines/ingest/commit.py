@@ -9,14 +9,19 @@ from functools import partial
 
 from connectors.protocol import Sink
 from pipelines.ingest.embed import Refused
+from pipelines.ingest.events import RunEvents
 from pipelines.ingest.load import Loaded
 from pipelines.ingest.reading import Prepared
 from pipelines.ingest.stores import Stores, delete_from
+from pipelines.state.documents import REFUSED
 from pipelines.state.lease import Lease
 from pipelines.state.manifest import DocumentKey, DocumentRecord, Manifest
 from pipelines.state.runs import DeadLetter, RunFolder
 
 Outcome = Prepared | Loaded | DeadLetter
+
+# Documents that the manifest has, and that come from the state folder because a store waits for them.
+_RESTORED = ("pending", "kept")
 
 
 @dataclass(frozen=True)
@@ -48,14 +53,23 @@ class Committed:
 class _Wave:
     documents: dict[DocumentKey, Prepared] = field(default_factory=dict)
     acknowledged: set[str] = field(default_factory=set)
-    refused: dict[str, Refused] = field(default_factory=dict)
+    refused: dict[str, dict[str, Refused]] = field(default_factory=dict)
     letters: list[DeadLetter] = field(default_factory=list)
+
+    def refusals(self, record: DocumentRecord) -> dict[str, Refused]:
+        """One refusal of each store (or the encoder, as an empty name) that refused a chunk of the document."""
+        return {store: each for name in record.chunk_ids for store, each in self.refused.get(name, {}).items()}
+
+    def answered(self, record: DocumentRecord) -> bool:
+        """Whether every chunk of the document was taken or refused by stores."""
+        return all(name in self.acknowledged or "" not in self.refused.get(name, {"": 0}) for name in record.chunk_ids)
 
 
 def commit_wave(wave: int, outcomes: Iterable[Outcome], step: CommitStep) -> Committed:
     """Write the wave's dead letters, then its manifest delta: durable and visible as a whole, or not at all.
 
-    A document with a chunk that a store refused is a dead letter: it keeps its old version. A document with a chunk
+    A document with a chunk that a store refused is a dead letter: it keeps its old version. One that the manifest has
+    already, and that only waited for that store, is left out of it: the others have it. A document with a chunk
     that nobody acknowledged (the run was stopped) is left out; its vectors wait in the lake. Of both, chunks that are
     new in this version leave the stores again. For a store that was given up, all documents of the wave are pending,
     also those whose rows it took before it failed: nobody knows whether it kept them.
@@ -64,6 +78,7 @@ def commit_wave(wave: int, outcomes: Iterable[Outcome], step: CommitStep) -> Com
     committed = Committed(letters=gathered.letters)
     whole: list[Prepared] = []
     unfinished: list[DocumentRecord] = []
+    refusing: list[tuple[Prepared, tuple[str, ...]]] = []
     for prepared in gathered.documents.values():
         record = prepared.record
         if prepared.change == "unchanged" or gathered.acknowledged.issuperset(record.chunk_ids):
@@ -71,15 +86,22 @@ def commit_wave(wave: int, outcomes: Iterable[Outcome], step: CommitStep) -> Com
             committed.changes[prepared.change] += 1
             committed.chunks += 0 if prepared.change == "unchanged" else len(record.chunk_ids)
             continue
-        unfinished.append(record)
-        refused = next((gathered.refused[name] for name in record.chunk_ids if name in gathered.refused), None)
-        if refused is not None:
-            committed.letters.append(_refused_letter(record, refused))
+        refusals = gathered.refusals(record)
+        if refusals:
+            committed.letters.append(_refused_letter(record, next(iter(refusals.values()))))
+        if prepared.change in _RESTORED and refusals and gathered.answered(record):
+            refusing.append((replace(prepared, change="refused"), tuple(refusals)))
+        else:
+            unfinished.append(record)
     step.lease.check()
+    events = RunEvents(step.folder.paths.collection, step.run)
     if committed.letters:
         step.folder.add_dead_letters(committed.letters)
+        for letter in committed.letters:
+            events.dead_letter(letter)
     owed = _take_back(unfinished, gathered.acknowledged.union(gathered.refused), step)
-    _write(wave, whole, owed, step)
+    _write(wave, whole + _leave_out(refusing, step), owed, step)
+    events.say("wave committed", wave=wave, documents=committed.documents, chunks=committed.chunks)
     return committed
 
 
@@ -90,7 +112,8 @@ def _gather(outcomes: Iterable[Outcome]) -> _Wave:
             wave.documents[outcome.record.key] = outcome
         elif isinstance(outcome, Loaded):
             wave.acknowledged.update(outcome.acknowledged)
-            wave.refused.update((refused.chunk_id, refused) for refused in outcome.refused)
+            for refused in outcome.refused:
+                wave.refused.setdefault(refused.chunk_id, {})[refused.store] = refused
         else:
             wave.letters.append(outcome)
     return wave
@@ -108,6 +131,23 @@ def _write(wave: int, whole: list[Prepared], owed: list[DocumentRecord], step: C
         for one in whole
     ]
     step.manifest.append(step.run, wave, records + owed)
+
+
+def _leave_out(refusing: list[tuple[Prepared, tuple[str, ...]]], step: CommitStep) -> list[Prepared]:
+    """Take documents out of the stores that refused a row of them; they do not wait for these stores any more, except
+    for one that failed meanwhile."""
+    ids: dict[str, list[str]] = {}
+    for prepared, stores in refusing:
+        for store in stores:
+            ids.setdefault(store, []).extend((*prepared.record.chunk_ids, *prepared.record.obsolete_chunk_ids))
+    for store, every in sorted(ids.items()):
+        if store in step.stores.at_work:
+            delete_from(step.stores, store, every, step.lease.check)
+    out = []
+    for prepared, stores in refusing:
+        status = {name: REFUSED if name not in step.stores.standing.absent else "pending" for name in stores}
+        out.append(replace(prepared, record=replace(prepared.record, status={**prepared.record.status, **status})))
+    return out
 
 
 def _flush(sink: Sink) -> None:

@@ -40,6 +40,7 @@ class Refused:
     chunk_id: str
     stage: str
     reason: str
+    store: str = ""
 
 
 @dataclass(frozen=True)

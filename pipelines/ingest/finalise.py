@@ -9,7 +9,7 @@ from pathlib import Path
 from connectors.protocol import LoadingSink, Sink
 from pipelines.ingest.diff import KeyFile, written_by
 from pipelines.ingest.stores import Stores, delete_from
-from pipelines.state.documents import tombstone
+from pipelines.state.documents import REFUSED, tombstone
 from pipelines.state.lease import Lease
 from pipelines.state.manifest import DocumentRecord, Manifest
 
@@ -127,7 +127,8 @@ def _settled(record: DocumentRecord, ending: Ending) -> DocumentRecord:
     """What a store at work owed it has done by now; an absent one still waits."""
     absent = ending.stores.standing.absent
     waiting = [name for name in record.waiting() if name in absent]
-    status = {name: "pending" if name in waiting else "done" for name in record.status}
+    settled = {name: state if state == REFUSED else "done" for name, state in record.status.items()}
+    status = {**settled, **dict.fromkeys(waiting, "pending")}
     return replace(record, status=status, obsolete_chunk_ids=record.obsolete_chunk_ids if waiting else ())
 
 

@@ -61,7 +61,7 @@ def load(reference: Reference, step: LoadStep) -> Loaded:
         for name in _names(reference, step):
             for failure in step.stores.attempt(name, partial(write_batch, name, rows=rows, step=step)) or ():
                 failed.add(failure.id)
-                refused.append(Refused(failure.id, "load", f"store {name}: {failure.reason}"))
+                refused.append(Refused(failure.id, "load", f"store {name}: {failure.reason}", name))
         taken = [row.chunk.id for row in rows if row.chunk.id not in failed]
         acknowledged += taken
         step.written(len(taken))

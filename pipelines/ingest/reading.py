@@ -21,7 +21,8 @@ from pipelines.state.manifest import DocumentKey, DocumentRecord, Manifest
 from pipelines.state.runs import DeadLetter
 
 # `pending`: as it was, but a store waits for it. `kept`: the old version of a document whose new one failed.
-Change = Literal["new", "changed", "unchanged", "pending", "kept"]
+# `refused`: as it was, but a store that waited for it will not take it.
+Change = Literal["new", "changed", "unchanged", "pending", "kept", "refused"]
 
 
 @dataclass(frozen=True)

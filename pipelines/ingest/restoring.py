@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from pipelines.ingest.stores import Standing
 from pipelines.state.chunks import ChunkFiles, ChunkRow
+from pipelines.state.documents import REFUSED
 from pipelines.state.manifest import DocumentRecord
 
 
@@ -37,9 +38,8 @@ def restore(records: Iterable[DocumentRecord], chunk_files: ChunkFiles, standing
             restored.lost.append(record)
             continue
         waiting = standing.waiting(record)
-        restored.records.append(
-            replace(record, status={name: "pending" if name in waiting else "done" for name in record.status})
-        )
+        others = {name: state if state == REFUSED else "done" for name, state in record.status.items()}
+        restored.records.append(replace(record, status={**others, **dict.fromkeys(waiting, "pending")}))
         restored.rows += [rows[chunk_id] for chunk_id in record.chunk_ids]
         restored.targets.update(dict.fromkeys(record.chunk_ids, waiting))
     return restored

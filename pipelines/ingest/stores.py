@@ -21,6 +21,7 @@ from pipelines.ingest.session import Session
 from pipelines.state import stores
 from pipelines.state.batches import in_batches
 from pipelines.state.collection import Generation
+from pipelines.state.documents import REFUSED
 from pipelines.state.manifest import DocumentRecord
 
 T = TypeVar("T")
@@ -147,7 +148,7 @@ class Stores:
         An embedded store has them only after the flip, and chunks that the document no longer has are deleted after it.
         """
         done = () if record.obsolete_chunk_ids else self.servers
-        return {name: "done" if name in done else state for name, state in record.status.items()}
+        return {name: "done" if name in done and state != REFUSED else state for name, state in record.status.items()}
 
     def discard(self) -> None:
         """Drop what was not published."""

@@ -58,7 +58,7 @@ class Tally:
     @property
     def written(self) -> int:
         """Documents whose rows this run wrote."""
-        return sum(self.changes[name] for name in ("new", "changed", "pending", "kept"))
+        return sum(self.changes[name] for name in ("new", "changed", "pending", "kept", "refused"))
 
     @property
     def may_wait(self) -> bool:

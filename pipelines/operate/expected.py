@@ -42,7 +42,8 @@ COPY (
 class ExpectedRow:
     """A chunk that stores should have, or (`obsolete`) one that the next run takes out of them.
 
-    `pending`: stores that wait for it. `reread`: the next run reads its document again, whatever its stamp.
+    `pending`: stores that wait for it, or that refused its document. `reread`: the next run reads its document again,
+    whatever its stamp.
     `lake_key` and `acl` are None if no chunk file has its row.
     """
 
@@ -125,7 +126,7 @@ def _write_named(collection: Collection, file: Path) -> tuple[int, int]:
 
 
 def _named(record: DocumentRecord) -> Iterator[dict[str, Any]]:
-    pending = [name for name, status in record.status.items() if status == "pending"]
+    pending = [name for name, status in record.status.items() if status != "done"]
     common = {
         "tenant": record.tenant,
         "doc_id": record.doc_id,

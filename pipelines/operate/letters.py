@@ -16,6 +16,7 @@ from pipelines.operate.collection import Collection, Place
 from pipelines.state.batches import in_batches
 from pipelines.state.collection import begin_run
 from pipelines.state.deadletters import forget_letters
+from pipelines.state.documents import REFUSED
 from pipelines.state.lease import acquire_lease
 from pipelines.state.manifest import DocumentKey, DocumentRecord
 from pipelines.state.runs import DeadLetter, RunFolder, read_dead_letters
@@ -136,10 +137,16 @@ def replay(place: Place, ids: Sequence[str] | None, *, dry_run: bool = False) ->
         restored = 0
         for wave, batch in enumerate(in_batches(_stamped(collection, documents), _BATCH), start=1):
             lease.check()
-            collection.manifest.append(run, wave, [replace(record, stamp="") for record in batch])
+            collection.manifest.append(run, wave, [_to_read(record) for record in batch])
             restored += len(batch)
         folder.write_report({"command": "dead-letters replay", "exit_code": 0, "rows": {"read_again": restored}})
     return Replayed(len(chosen), restored)
+
+
+def _to_read(record: DocumentRecord) -> DocumentRecord:
+    """Without its stamp, and waiting for the stores that refused a row of it."""
+    waiting = {name: "pending" for name, state in record.status.items() if state == REFUSED}
+    return replace(record, stamp="", status={**record.status, **waiting})
 
 
 def _chosen(place: Place, ids: Sequence[str] | None) -> list[Letter]:

@@ -76,7 +76,7 @@ class DeadLetter:
 
 def read_dead_letters(paths: StatePaths) -> Iterator[DeadLetter]:
     """The current view: unresolved letters, with attempts and first_seen over all runs."""
-    if not paths.runs.exists():
+    if not _files_with_letters(paths):
         return
     with _letters(paths) as connection:
         for batch in connection.sql(f"{_FOLD} ORDER BY {_IDENTITY}").to_arrow_reader(_BATCH):
@@ -98,17 +98,31 @@ def write_letters(folder: Path, run: int, letters: Iterable[DeadLetter]) -> None
         write_table(folder / f"dead_letters-{number:05d}.parquet", _KIND, _schema(), [table])
 
 
-def fold_letters(paths: StatePaths, run: int, *, complete: bool, resolved: Collection[tuple[str, str]]) -> None:
+def fold_letters(
+    paths: StatePaths,
+    run: int,
+    *,
+    complete: bool,
+    resolved: Collection[tuple[str, str]],
+    standing: Callable[[], Collection[tuple[str, str]]] = tuple,
+) -> None:
     """Write the current view through `run`. Letters that this run did not repeat are resolved if it was complete, or if
-    their document (tenant, doc_id) is in `resolved`."""
+    their document (tenant, doc_id) is in `resolved`; those of `standing` documents stay after a complete run too."""
     import pyarrow as pa
 
+    if not _files_with_letters(paths):  # what nearly every run finds costs no database
+        write_table(_view(paths), _KIND, _schema(), [_schema().empty_table()], through=str(run))
+        return
     keys = sorted(set(resolved))
     columns = {"tenant": [key[0] for key in keys], "doc_id": [key[1] for key in keys]}
     with _letters(paths) as connection:
         text = pa.schema([("tenant", pa.string()), ("doc_id", pa.string())])
         connection.register("resolved", pa.table(columns, schema=text))
-        kept = "false" if complete else "(tenant, doc_id) NOT IN (SELECT (tenant, doc_id) FROM resolved)"
+        still = sorted(set(standing())) if complete else []
+        columns = {"tenant": [key[0] for key in still], "doc_id": [key[1] for key in still]}
+        connection.register("standing", pa.table(columns, schema=text))
+        stays = "(tenant, doc_id) IN (SELECT (tenant, doc_id) FROM standing)"
+        kept = stays if complete else "(tenant, doc_id) NOT IN (SELECT (tenant, doc_id) FROM resolved)"
         sql = f"SELECT * FROM ({_FOLD}) WHERE run >= {run:d} OR {kept} ORDER BY {_IDENTITY}"  # noqa: S608
         batches = (_in_order(batch) for batch in connection.sql(sql).to_arrow_reader(_BATCH))
         write_table(_view(paths), _KIND, _schema(), batches, through=str(run))
@@ -158,17 +172,22 @@ def erase_letters(paths: StatePaths, erased: Callable[[str, str], bool]) -> int:
 @contextmanager
 def _letters(paths: StatePaths) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection with the table `letters`: the current view's file and those of later runs."""
-    files, through = [], folded_through(paths)
-    if _view(paths).exists():
-        files.append(_view(paths))
-    later = [path for path in paths.runs.iterdir() if path.name.isdigit() and int(path.name) > through]
-    for folder in later:
-        files += sorted(folder.glob("dead_letters-*.parquet"))
-    for file in files:
-        open_table(file, _KIND, _schema())
+    files = _files_with_letters(paths)
     with duckdb_connection(paths.runs) as connection:
         connection.register("letters", dataset(files, _schema()) if files else _schema().empty_table())
         yield connection
+
+
+def _files_with_letters(paths: StatePaths) -> list[Path]:
+    """The current view's file and those of later runs, as far as they have rows. DamagedError."""
+    if not paths.runs.exists():
+        return []
+    through = folded_through(paths)
+    later = [path for path in paths.runs.iterdir() if path.name.isdigit() and int(path.name) > through]
+    files = [path for folder in later for path in sorted(folder.glob("dead_letters-*.parquet"))]
+    if _view(paths).exists():
+        files.insert(0, _view(paths))
+    return [path for path in files if open_table(path, _KIND, _schema()).metadata.num_rows]
 
 
 def _view(paths: StatePaths) -> Path:

@@ -11,7 +11,8 @@ bytes; which files there are is `manifestfiles.py`'s:
     stamp                string   what the source's listing said (size, mtime or etag), to skip reading it
     chunk_ids            list of string    its chunks, in their order
     revision             int64    the run that wrote its rows; chunk rows are found by it (`chunks.py`)
-    status               map of string to string   per store `done` (it has exactly these rows) or `pending`
+    status               map of string to string   per store `done` (it has exactly these rows), `pending`, or `refused`
+                                  (it has none of them, and will not take one: a dead letter says which)
     obsolete_chunk_ids   list of string    chunks it no longer has, which pending stores may still hold
     removed              bool     the document is gone; such a row stays while a store has still to delete its chunks
     run, wave            int32    the wave that wrote this row
@@ -32,6 +33,8 @@ from pipelines.state.tables import TableKind
 if TYPE_CHECKING:
     import pyarrow as pa
 
+# A store will not take a row of the document, however often it is asked; it has none of them.
+REFUSED = "refused"
 DocumentKey = tuple[str, str]
 DOCUMENTS = TableKind("threefold.documents", 1)
 COLUMNS = (

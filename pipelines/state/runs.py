@@ -15,7 +15,7 @@ from typing import Any
 from m3core.errors import StateError
 from pipelines.state.clock import utc_now
 from pipelines.state.deadletters import DeadLetter, fold_letters, read_dead_letters, write_letters
-from pipelines.state.files import make_folder, read_json, write_json
+from pipelines.state.files import make_folder, read_json, write_atomic, write_json
 from pipelines.state.paths import StatePaths
 
 __all__ = ["DeadLetter", "RunFolder", "list_runs", "read_dead_letters"]
@@ -58,6 +58,10 @@ class RunFolder:
         """report.json, replaced atomically."""
         write_json(self.path / "report.json", _REPORT, FORMAT, {"report": dict(report), "written": utc_now()})
 
+    def write_metrics(self, text: str) -> None:
+        """metrics.prom: what report.json counts, as Prometheus reads it."""
+        write_atomic(self.path / "metrics.prom", text.encode())
+
     def write_receipt(self, receipt: Mapping[str, Any]) -> None:
         """receipt.json (kind `threefold.receipt`, format 1): what a purge erased, by tombstones."""
         write_json(self.path / "receipt.json", "threefold.receipt", FORMAT, {"receipt": dict(receipt)})
@@ -94,10 +98,17 @@ class RunFolder:
         """Durable at once; call it per wave, before the wave's manifest commit."""
         write_letters(self.path, self.number, letters)
 
-    def close_dead_letters(self, *, complete: bool, resolved: Collection[tuple[str, str]] = ()) -> None:
+    def close_dead_letters(
+        self,
+        *,
+        complete: bool,
+        resolved: Collection[tuple[str, str]] = (),
+        standing: Callable[[], Collection[tuple[str, str]]] = tuple,
+    ) -> None:
         """Fold this run into the current view. `resolved`: documents (tenant, doc_id) that succeeded. `complete`: the
-        run saw the whole listing, so that every letter it did not repeat is resolved (succeeded or gone)."""
-        fold_letters(self.paths, self.number, complete=complete, resolved=resolved)
+        run saw the whole listing, so that every letter it did not repeat is resolved (succeeded or gone), except those
+        of `standing` documents, which are asked for if there are any letters."""
+        fold_letters(self.paths, self.number, complete=complete, resolved=resolved, standing=standing)
 
 
 def list_runs(paths: StatePaths) -> list[int]:

@@ -55,7 +55,7 @@ def test_a_row_that_one_store_refuses_is_not_acknowledged(tmp_path: Path) -> Non
     loaded = load(reference, with_sinks(step, good=good, picky=picky))
     assert bad not in loaded.acknowledged
     assert len(loaded.acknowledged) == 3
-    assert loaded.refused == (Refused(bad, "load", "store picky: said so"),)
+    assert loaded.refused == (Refused(bad, "load", "store picky: said so", "picky"),)
 
 
 def test_transient_failures_are_tried_again_alone(tmp_path: Path) -> None:
