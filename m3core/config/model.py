@@ -42,14 +42,31 @@ class CollectionSection(Section):
     name: Annotated[str, Field(pattern=COLLECTION_PATTERN, description="names state and stores; a-z, 0-9 and _")]
 
 
+def _local(path: Path) -> Path:
+    """Refuse the address of a bucket, which a path would silently make a folder of."""
+    if path.parts and path.parts[0] in ("s3:", "gs:"):
+        rule = "is a folder of this machine; a bucket is named by storage.url"
+        raise broken_rule("storage.path", rule, "move the address to storage.url")
+    return path
+
+
 class StorageSection(Section):
     """Where state and embedded stores live on this machine."""
 
     path: Annotated[
         Path,
         AfterValidator(Path.expanduser),
+        AfterValidator(_local),
         Field(description="folder for state and embedded stores; relative to the configuration"),
     ] = Path("m3-data")
+    url: Annotated[
+        str,
+        Field(
+            pattern="^$|^(s3|gs)://[^/]+",
+            max_length=500,
+            description="bucket and prefix that keep the state, s3:// or gs://; `path` is then this machine's copy",
+        ),
+    ] = ""
 
 
 class LoadOptions(TypedDict):
@@ -153,6 +170,10 @@ class IngestSection(Section):
     min_free_bytes: Annotated[int, Field(ge=0, description="free disk space below which a wave does not start")] = (
         256 << 20
     )
+    metrics_file: Annotated[
+        str,
+        Field(max_length=4096, description="a .prom file that every run replaces, for Prometheus' textfile collector"),
+    ] = ""
 
 
 class SearchSection(Section):

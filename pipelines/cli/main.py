@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from m3core.errors import ExitCode
+from m3core.logs import log_as_asked
 from pipelines.cli import (
     audit,
     bench,
@@ -112,6 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = [part for part in flags if part != _DEBUG] + given[len(flags) :]
     _tolerate_narrow_encodings()
     try:
+        log_as_asked()
         code = _run(arguments)
     except KeyboardInterrupt:
         return INTERRUPTED

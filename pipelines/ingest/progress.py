@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol, TextIO
 
+from m3core.logs import lines_are_json
 from m3core.terminal import plain
 from pipelines.ingest.meter import Meter
 from pipelines.ingest.progress_text import Header, Planned, header_line, planned_line, stopping_line, work_line
@@ -142,7 +143,9 @@ class Lines(NoProgress):
 
 
 def open_progress(stream: TextIO) -> Progress:
-    """A bar if `stream` is a terminal, plain lines otherwise."""
+    """A bar if `stream` is a terminal, plain lines otherwise; nothing where log lines are JSON."""
+    if lines_are_json():
+        return NoProgress()
     if not stream.isatty():
         return Lines(stream)
     from pipelines.ingest.progress_bar import Bar

@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from m3core.disk import scarce
 from m3core.errors import M3Error
 from pipelines.ingest.adopting import adopt
+from pipelines.ingest.exposition import exposition, write_exposition
 from pipelines.ingest.finalise import Batches, Ending, finalise
 from pipelines.ingest.following import follow
 from pipelines.ingest.generation import finish
@@ -135,6 +136,7 @@ def _open_run(session: Asked, lease: Lease, state: CollectionState, generation: 
     folder = RunFolder.create(paths, state.run, session.config.model_dump(mode="json"))
     run = Run(session, state, generation, lease, folder, Manifest(paths, generation.number))
     run.work.mkdir(mode=0o700)
+    run.events.say("run began", command=session.command, generation=generation.number)
     session.progress.started(Header(session.config.collection.name, generation.number, generation.model, state.run))
     return run
 
@@ -158,8 +160,25 @@ def _reported(run: Run[Asked], tally: Tally, work: Callable[[Run[Asked], Tally],
         message = error.message if isinstance(error, M3Error) else type(error).__name__
         with suppress(OSError, M3Error):  # the disk may be full; the first failure is what matters
             run.folder.write_report({**report().as_json(), "error": {"code": code, "message": message}})
+            _tell(run, report(), int(error.exit_code) if isinstance(error, M3Error) else 1, code)
         raise error from None
     tally.disk = scarce(run.request.storage)
     finished = report()
     run.folder.write_report(finished.as_json())
+    _tell(run, finished, int(finished.exit_code))
     return finished
+
+
+def _tell(run: Run[Asked], report: IngestReport, exit_code: int, error: str = "") -> None:
+    """How it ended, for machines: a line in the log, and a file for Prometheus."""
+    for name, store in report.stores.items():
+        if store.error is not None:
+            run.events.say("store given up", logging.WARNING, store=name, code=store.error.code)
+    counts = {name: count for name, count in report.documents.as_json().items() if count}
+    facts: dict[str, Any] = {**counts, **({"code": error} if error else {})}
+    run.events.say("run ended", exit_code=exit_code, seconds=round(report.seconds, 3), **facts)
+    session = run.request
+    run.folder.write_metrics(exposition(report, now=time.time(), exit_code=exit_code))
+    if session.config.ingest.metrics_file:
+        path = session.base / session.config.ingest.metrics_file
+        write_exposition(path, report, now=time.time(), exit_code=exit_code)

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 from connectors.snapshots.disk import require_free
 from m3core.config.model import Config
+from pipelines.ingest.events import RunEvents
 from pipelines.ingest.generation import Build
 from pipelines.ingest.progress import Progress
 from pipelines.ingest.sources import Source
@@ -96,6 +97,11 @@ class Run(Generic[Asked]):
     def work(self) -> Path:
         """Temporary files: keys and stamps, never text."""
         return self.folder.path / WORK
+
+    @property
+    def events(self) -> RunEvents:
+        """Lines for machines about this run."""
+        return RunEvents(self.request.paths.collection, self.number)
 
     def before_write(self) -> None:
         """LockedError if the lease is lost, DiskFullError if the disk is about to be full."""

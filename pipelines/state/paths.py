@@ -11,7 +11,7 @@
     manifest/g<generation>/         one row per document                                manifest.py, documents.py
         manifest.json, delta-<run>-<wave>.json                                          manifestfiles.py
         data/*.parquet
-    runs/<run>/                     configuration, report, dead letters of a run        runs.py
+    runs/<run>/                     configuration, report, metrics, dead letters        runs.py
     runs/dead_letters.parquet       unresolved dead letters                             deadletters.py
     purged.json                     purges that were carried out in this state          tombstones.py
 

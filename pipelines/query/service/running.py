@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from starlette.types import ASGIApp
 
 from m3core.errors import UsageError
+from m3core.logs import JsonLines, lines_are_json
 from pipelines.query.service.settings import LOOPBACK_NAMES, MAX_HEAD_BYTES
 
 if TYPE_CHECKING:
@@ -114,7 +115,8 @@ def server_of(app: ASGIApp, grace: int) -> uvicorn.Server:
 def _log_to_stderr() -> None:
     """Our lines from INFO, the server's from WARNING."""
     lines = logging.StreamHandler(sys.stderr)
-    lines.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    plain = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
+    lines.setFormatter(JsonLines() if lines_are_json() else plain)
     for name, level in (("m3", logging.INFO), ("uvicorn", logging.WARNING)):
         logger = logging.getLogger(name)
         logger.handlers[:] = [lines]
