@@ -98,6 +98,34 @@ def _clock_set_back(_project: Project) -> Iterator[None]:
         yield
 
 
+def _source(project: Project) -> Path:
+    return project.base / "rows.jsonl"
+
+
+def _empty_source(project: Project) -> None:
+    _source(project).write_text("")
+
+
+def _fewer_documents(project: Project) -> None:
+    lines = _source(project).read_text().splitlines()
+    _source(project).write_text("\n".join(lines[:-1]) + "\n")
+
+
+def _listing_fails_half_way(project: Project) -> None:
+    lines = _source(project).read_text().splitlines()
+    _source(project).write_text("\n".join(lines[:2]) + '\n{"doc_id": "p1", "te')
+
+
+def _renamed_field(project: Project) -> None:
+    project.settings["fields"] = {"sort": "string"}
+    configured(project)
+
+
+def _foreign_tenant(project: Project) -> None:
+    with _source(project).open("a") as file:
+        file.write(json.dumps({"doc_id": "p9", "tenant": "initech", "text": "Not theirs.", "acl": ["staff"]}) + "\n")
+
+
 PURGE = f"purge --tenant {TENANT} --doc {DOC_ID}"
 LOCKED = "is being written by pid"
 FULL = "MiB are free and"
@@ -142,6 +170,28 @@ CONDITIONS = (
         "two at once",
         _another_writer,
         tuple((command, 6, LOCKED) for command in ("repair", PURGE, "purge --again", "gc", "gc --dry-run")),
+    ),
+    Condition("empty source", _empty_source, (("ingest", 5, "5 of 5 documents are gone"), ("audit", 0, ""))),
+    Condition(
+        "fewer documents than the limit allows",
+        _fewer_documents,
+        (
+            ("ingest --max-delete-fraction 0.1", 5, "first p3. Remedy: check the source"),
+            ("audit", 0, ""),
+            ("ingest", 0, "- 1"),
+            ("audit", 0, ""),
+        ),
+    ),
+    Condition(
+        "listing fails half-way",
+        _listing_fails_half_way,
+        (("ingest", 3, "- 0"), ("ingest", 0, "failed 1, 1 of them known before"), ("audit", 0, "")),
+    ),
+    Condition("a renamed field", _renamed_field, (("ingest", 5, "the declared fields (kind, sort)"),)),
+    Condition(
+        "a tenant the source may not write",
+        _foreign_tenant,
+        (("ingest", 3, "initech"), ("audit", 0, "")),
     ),
     Condition("disk full", _little_disk, ((PURGE, 7, FULL), ("gc", 5, "m3 purge --again"))),
     Condition(
