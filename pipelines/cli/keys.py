@@ -96,9 +96,10 @@ def revoke(
 
 def _file(loaded: LoadedConfig) -> KeyFile:
     from pipelines.query.service.keys import KeyFile
+    from pipelines.state.storage import storage_of
 
     config = loaded.config
-    return KeyFile.of((loaded.base / config.storage.path).absolute(), config.collection.name)
+    return KeyFile.of(storage_of(config, loaded.base), config.collection.name)
 
 
 def _whom(record: KeyRecord) -> str:

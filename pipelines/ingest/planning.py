@@ -41,6 +41,7 @@ from pipelines.state.chunks import ChunkFiles
 from pipelines.state.collection import Generation, StoreBinding, read_collection
 from pipelines.state.lake import Lake
 from pipelines.state.manifest import Manifest
+from pipelines.state.storage import storage_of
 from pipelines.state.tombstones import read_tombstones
 
 # Fewer rows say little about what one costs: most of the folder is fixed.
@@ -55,7 +56,7 @@ def plan(config: Config, base: Path, *, sample: int | None = None) -> PlanReport
     request = Request(
         config=config,
         options=IngestOptions(),
-        storage=(base / config.storage.path).absolute(),
+        storage=storage_of(config, base, fresh=True),
         build=Build.of(config, base),
         sources={name: open_source(name, section, base, config.fields) for name, section in config.sources.items()},
         progress=NoProgress(),

@@ -36,6 +36,7 @@ from pipelines.ingest.waves import WaveLimits, cut_waves, record_groups
 from pipelines.state.collection import CollectionState, Generation, begin_run, read_collection
 from pipelines.state.lease import Lease
 from pipelines.state.manifest import DocumentRecord, Manifest
+from pipelines.state.storage import storage_of
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def load_waiting(config: Config, base: Path, progress: Progress, *, options: Loa
 
 def session_of(config: Config, base: Path, progress: Progress, command: str) -> Session:
     """What a command that asks no source works with."""
-    storage = (base / config.storage.path).absolute()
+    storage = storage_of(config, base, fresh=True)
     return Session(config=config, storage=storage, progress=progress, stop=StopFlag(), base=base, command=command)
 
 

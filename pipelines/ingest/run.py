@@ -60,6 +60,7 @@ from pipelines.state.collection import CollectionState, Generation, read_collect
 from pipelines.state.lease import Lease
 from pipelines.state.manifest import DocumentRecord
 from pipelines.state.runs import DeadLetter
+from pipelines.state.storage import storage_of
 
 __all__ = ["IngestOptions", "ingest"]
 
@@ -80,7 +81,7 @@ def request_of(config: Config, base: Path, progress: Progress, options: IngestOp
     return Request(
         config=config,
         options=options,
-        storage=(base / config.storage.path).absolute(),
+        storage=storage_of(config, base),
         build=Build.of(config, base),
         sources={name: open_source(name, section, base, config.fields) for name, section in config.sources.items()},
         progress=progress,
@@ -127,7 +128,9 @@ def _work(run: Run[Request], tally: Tally) -> None:
                 finish(request.paths, run.state, run.generation, whole=True)
     if request.stop:
         tally.left = Left()
-    run.folder.close_dead_letters(complete=not request.stop)
+    run.folder.close_dead_letters(
+        complete=not request.stop, standing=lambda: diff.refused_documents(run.manifest, run.work)
+    )
 
 
 def _change(run: Run[Request], work: diff.Work, stores: Stores, tally: Tally) -> None:
@@ -155,6 +158,8 @@ def _note_plan(run: Run[Request], listing: Listing, work: diff.Work, tally: Tall
     if letters:
         tally.letters.add(letters)
         run.folder.add_dead_letters(letters)
+        for letter in letters:
+            run.events.dead_letter(letter)
     run.request.progress.planned(
         Planned(
             listed=listing.items + listing.failed,

@@ -13,6 +13,7 @@ from pipelines.state.collection import CollectionState, Generation, read_collect
 from pipelines.state.files import DamagedError
 from pipelines.state.manifest import Manifest
 from pipelines.state.paths import StatePaths
+from pipelines.state.storage import storage_of
 from pipelines.state.stores import store_folder
 
 T = TypeVar("T")
@@ -31,7 +32,7 @@ class Place:
     @classmethod
     def of(cls, config: Config, base: Path) -> Place:
         """From the configuration and the folder that its paths are relative to."""
-        return cls(config, base, (base / config.storage.path).absolute())
+        return cls(config, base, storage_of(config, base, fresh=True))
 
     @property
     def name(self) -> str:

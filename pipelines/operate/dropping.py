@@ -8,7 +8,6 @@ folders go. What is killed between is finished by dropping it again. The lake st
 
 from __future__ import annotations
 
-import shutil
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,6 +19,7 @@ from pipelines.operate.sizes import disk_bytes
 from pipelines.operate.stores import stores_of
 from pipelines.state.clock import seconds_of
 from pipelines.state.collection import CURSOR_SECONDS, Generation, swap_collection
+from pipelines.state.files import remove_tree
 from pipelines.state.lease import Lease, acquire_lease
 
 SCHEMA_VERSION = 1
@@ -101,7 +101,7 @@ def drop_generation(request: DropRequest, lease: Lease) -> Dropped:
     if generation.status != "dropped":
         swap_collection(place.paths, state, state.with_generations(replace(generation, status="dropped")))
     for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_tree(folder)
     return dropped
 
 

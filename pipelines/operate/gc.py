@@ -31,7 +31,7 @@ from pipelines.operate.stores import stores_of
 from pipelines.state.clock import seconds_of
 from pipelines.state.collection import CollectionState, Generation, read_collection
 from pipelines.state.deadletters import folded_through
-from pipelines.state.files import TEMPORARY, remove_leftovers
+from pipelines.state.files import TEMPORARY, remove_files, remove_leftovers, remove_tree
 from pipelines.state.lease import Lease, acquire_lease
 from pipelines.state.paths import StatePaths
 from pipelines.state.runs import RunFolder, list_runs
@@ -165,7 +165,7 @@ def _runs(request: GcRequest, lease: Lease) -> Freed:
     if not request.dry_run:
         for folder in old:
             lease.check()
-            shutil.rmtree(folder)
+            remove_tree(folder)
     return freed
 
 
@@ -196,7 +196,7 @@ def _leftovers(request: GcRequest, state: CollectionState | None, lease: Lease) 
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
-            path.unlink(missing_ok=True)
+            remove_files([path])
     return Freed(freed.count, freed.bytes + _sweep(request.place, state))
 
 

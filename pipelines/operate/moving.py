@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pipelines.operate.collection import Collection
 from pipelines.operate.lake_check import sound_keys
 from pipelines.state.chunks import read_keys
-from pipelines.state.files import DamagedError, sync_folder
+from pipelines.state.files import DamagedError, move_aside
 
 
 def move_damaged(collection: Collection, name: str) -> bool:
@@ -27,11 +25,6 @@ def move_damaged(collection: Collection, name: str) -> bool:
     except FileNotFoundError:
         return False
     except DamagedError:
-        _move(path)
+        move_aside(path)
         return True
     return False
-
-
-def _move(path: Path) -> None:
-    path.rename(path.with_name(path.name + ".damaged"))
-    sync_folder(path.parent)

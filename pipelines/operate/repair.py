@@ -37,6 +37,7 @@ from pipelines.state.batches import in_batches
 from pipelines.state.chunks import ChunkFiles, ChunkRow
 from pipelines.state.collection import begin_run
 from pipelines.state.documents import DocumentKey, DocumentRecord
+from pipelines.state.files import atomic_file
 from pipelines.state.lake import Lake, lake_key
 from pipelines.state.lease import Lease
 from pipelines.state.manifest import Manifest
@@ -105,8 +106,8 @@ def carry_out(collection: Collection, plan: Plan, lease: Lease) -> Repaired:
     # A store that fences takes no row, and no delete, of a run that is older than the row it has.
     done.run = begin_run(paths, lease, mending=True, later_than=plan.latest).run
     folder = RunFolder.create(paths, done.run, place.config.model_dump(mode="json"))
-    shutil.copyfile(plan.path, folder.path / PLAN_FILE)
-    (folder.path / PLAN_FILE).chmod(0o600)
+    with plan.path.open("rb") as lines, atomic_file(folder.path / PLAN_FILE) as file:
+        shutil.copyfileobj(lines, file)
 
     def before_request() -> None:
         lease.check()

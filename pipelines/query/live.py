@@ -17,6 +17,7 @@ from m3core.errors import StoreError, UsageError
 from pipelines.query.errors import CursorError
 from pipelines.state.collection import Generation, read_collection
 from pipelines.state.paths import StatePaths
+from pipelines.state.storage import storage_of
 from pipelines.state.stores import store_options
 
 # How a store of a kind is opened for reading: here, or in a process of its own.
@@ -73,7 +74,7 @@ class LiveGeneration:
         self._config = config
         self._base = base
         self._opener = opener
-        self._storage = base / config.storage.path
+        self._storage = storage_of(config, base)
         self._paths = StatePaths.of(self._storage, config.collection.name)
         self._opening = asyncio.Lock()
         self._opened: _Opened | None = None

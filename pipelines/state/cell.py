@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from pipelines.state.bucket import Bucket, ChangedError, Version
 from pipelines.state.files import make_folder, reporting_write_errors, write_atomic
+from pipelines.state.mirror import mirror_of
 
 
 class CellConflictError(Exception):
@@ -70,6 +72,35 @@ class FileCell:
             yield
         finally:
             os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class ObjectCell:
+    """A cell in a bucket. Its version is the object's."""
+
+    bucket: Bucket
+    key: str
+
+    def read(self) -> tuple[bytes, str] | None:
+        """Value and version. BucketError if the bucket does not answer."""
+        found = self.bucket.get(self.key)
+        return None if found is None else (found[0], str(found[1]))
+
+    def replace(self, value: bytes, expected: str | None) -> str:
+        """Write `value` if the version is still `expected`; CellConflictError if not, BucketError.
+
+        A request that is repeated because its answer was lost is a conflict too: equal bytes do not say whose they are.
+        """
+        try:
+            return str(self.bucket.replace(self.key, value, None if expected is None else Version.parse(expected)))
+        except ChangedError:
+            raise CellConflictError(self.key) from None
+
+
+def cell_at(path: Path) -> Cell:
+    """The cell of a file of the state folder: in the bucket, if the folder is a copy of one."""
+    mirror = mirror_of(path)
+    return FileCell(path) if mirror is None else ObjectCell(mirror.bucket, mirror.key(path))
 
 
 def _version(value: bytes) -> str:

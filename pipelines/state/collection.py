@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from m3core.errors import StateError
-from pipelines.state.cell import CellConflictError, FileCell
+from pipelines.state.cell import CellConflictError, cell_at
 from pipelines.state.files import damaged, decode_json, encode_json, remove_leftovers
 from pipelines.state.lease import Lease
 from pipelines.state.paths import StatePaths
@@ -111,7 +111,7 @@ class CollectionState:
 
 def read_collection(paths: StatePaths) -> CollectionState | None:
     """None if there is no collection yet; StateError if the file is damaged or of a newer format."""
-    current = FileCell(paths.collection_file).read()
+    current = cell_at(paths.collection_file).read()
     return None if current is None else _decode(current[0], paths)
 
 
@@ -122,7 +122,7 @@ def swap_collection(paths: StatePaths, expected: CollectionState | None, new: Co
     """
     _check(new, paths)
     _check_succession(expected, new)
-    cell = FileCell(paths.collection_file)
+    cell = cell_at(paths.collection_file)
     current = cell.read()
     found = None if current is None else _decode(current[0], paths)
     if found != expected:

@@ -3,6 +3,7 @@
 A file is written under a temporary name `.tmp-<name>-<pid>-<random>` in the folder where it belongs, synced, renamed to
 its final name (or linked, where an existing file must stay), and the folder is synced. So a final name never shows half
 a file, and what a function here has returned survives a power cut. Folders are 0700, files 0600, whatever the umask.
+Where the folder is a copy of a bucket (`mirror.py`) the file is uploaded before it gets its name.
 
 JSON files are one object with `kind` (what it is), `format` (an integer) and `checksum`: `sha256:` and the hex digest
 of the object without `checksum`, as JSON with sorted keys, no white space and ASCII only. The layout on disk is
@@ -27,6 +28,7 @@ from typing import Any
 
 from m3core.disk import disk_full, says_full
 from m3core.errors import StateError
+from pipelines.state.mirror import mirror_of
 
 TEMPORARY = ".tmp-"
 _NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
@@ -92,6 +94,10 @@ def atomic_file(path: Path, *, keep_existing: bool = False) -> Iterator[Buffered
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
+            if keep_existing and path.exists():
+                raise FileExistsError(str(path))
+            if (mirror := mirror_of(path)) is not None:
+                mirror.upload(path, temporary, create=keep_existing)
             if keep_existing:
                 os.link(temporary, path)
             else:
@@ -122,9 +128,27 @@ def remove_files(paths: Iterator[Path] | list[Path]) -> None:
     folders = set()
     for path in paths:
         path.unlink(missing_ok=True)
+        if (mirror := mirror_of(path)) is not None:
+            mirror.remove([path])
         folders.add(path.parent)
     for folder in folders:
         sync_folder(folder)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder of the state with all that is in it; no error if it is not there."""
+    if (mirror := mirror_of(folder)) is not None:
+        mirror.remove_below(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def move_aside(path: Path) -> None:
+    """Rename a damaged file, so that nobody reads it again; FileNotFoundError if another process was faster."""
+    aside = path.with_name(path.name + ".damaged")
+    if (mirror := mirror_of(path)) is not None:
+        mirror.rename(path, aside)
+    path.rename(aside)
+    sync_folder(path.parent)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ import numpy as np
 from m3core.errors import StateError
 from m3core.types import ChunkVectors
 from pipelines.state import keyindex, lakefile
-from pipelines.state.files import DamagedError, canonical_json, make_folder, remove_files, sync_folder
+from pipelines.state.files import DamagedError, canonical_json, make_folder, move_aside, remove_files
 from pipelines.state.keyindex import Keys, Segment
 from pipelines.state.lakefile import FileSeal
 from pipelines.state.paths import StatePaths
@@ -232,8 +232,7 @@ class Lake:
                 self.damage.append(reason)
                 return
             try:
-                path.rename(path.with_name(path.name + ".damaged"))
-                sync_folder(path.parent)
+                move_aside(path)
             except FileNotFoundError:
                 return  # another process was faster
             self.damage.append(reason)

@@ -26,9 +26,10 @@ from dataclasses import asdict, dataclass, replace
 from types import TracebackType
 
 from m3core.errors import LockedError
-from pipelines.state.cell import Cell, CellConflictError, FileCell
+from pipelines.state.cell import Cell, CellConflictError, cell_at
 from pipelines.state.clock import seconds_of, stamp
 from pipelines.state.files import damaged, decode_json, encode_json
+from pipelines.state.mirror import pull
 from pipelines.state.paths import StatePaths
 from pipelines.state.process import ProcessId, this_process
 
@@ -94,7 +95,7 @@ class Lease:
             now = time.time()
             record = replace(self._record, renewed=stamp(now), expires=stamp(now + self._ttl))
             try:
-                self._version = self._cell.replace(_encode(record), self._version)
+                self._version = self._replace(_encode(record))
             except CellConflictError:
                 self._lost = self._lost_to_another()
                 raise self._lost from None
@@ -133,6 +134,16 @@ class Lease:
             except Exception as error:  # noqa: BLE001 - a full disk may have room again before the lease ends
                 _log.warning("the lease could not be renewed, trying again: %s", error)
 
+    def _replace(self, value: bytes) -> str:
+        """Write over the version that is known, or over one of our own whose answer was lost. CellConflictError."""
+        try:
+            return self._cell.replace(value, self._version)
+        except CellConflictError:
+            current = self._cell.read()
+            if current is None or _decode(current[0], self._paths).token != self._record.token:
+                raise
+            return self._cell.replace(value, current[1])
+
     def _lost_to_another(self) -> LockedError:
         current = self._cell.read()
         who = "somebody who removed the file"
@@ -150,27 +161,41 @@ def acquire_lease(paths: StatePaths, *, ttl: float = DEFAULT_TTL, wait: float = 
 
     `ttl` in seconds must be longer than any single request of the run. LockedError names host, pid, since and expiry.
     """
-    cell = FileCell(paths.lease_file)
+    cell = cell_at(paths.lease_file)
     deadline = _steady() + wait
+    token = ""
     while True:
         current = cell.read()
         holder = _decode(current[0], paths) if current else None
         now = time.time()
+        if current and holder and holder.token == token:  # written, but the answer was lost
+            return _up_to_date(paths, Lease(paths, cell, holder, current[1], ttl))
         if holder is None or holder.is_free(now):
             record = _new_record(now, ttl)
+            token = record.token
             try:
                 version = cell.replace(_encode(record), current[1] if current else None)
             except CellConflictError:
                 continue  # somebody was faster: look who
-            return Lease(paths, cell, record, version, ttl)
+            return _up_to_date(paths, Lease(paths, cell, record, version, ttl))
         if _steady() >= deadline:
             raise _locked(paths, holder)
         time.sleep(min(_RETRY, max(0.0, deadline - _steady())))
 
 
+def _up_to_date(paths: StatePaths, lease: Lease) -> Lease:
+    """The lease, after a copy of a bucket has what the last writer left; released if that fails."""
+    try:
+        pull(paths.root)
+    except BaseException:
+        lease.release()
+        raise
+    return lease
+
+
 def read_lease(paths: StatePaths) -> LeaseRecord | None:
     """Who holds or last held the lease; None if nobody ever did. Takes nothing. DamagedError if the file is damaged."""
-    current = FileCell(paths.lease_file).read()
+    current = cell_at(paths.lease_file).read()
     return None if current is None else _decode(current[0], paths)
 
 

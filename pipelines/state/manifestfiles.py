@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from m3core.errors import StateError
-from pipelines.state.cell import CellConflictError, FileCell
+from pipelines.state.cell import CellConflictError, cell_at
 from pipelines.state.files import (
     create_if_absent,
     damaged,
@@ -39,6 +39,7 @@ from pipelines.state.files import (
     remove_files,
     sha256_of,
 )
+from pipelines.state.mirror import fetch
 
 FORMAT = 1
 SHARDS = 256
@@ -102,7 +103,8 @@ class ManifestFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.data = folder / "data"
-        self._cell = FileCell(folder / "manifest.json")
+        self._base = folder / "manifest.json"
+        self._cell = cell_at(self._base)
         self._verified: set[str] = set()
         self._deltas: dict[str, Delta] = {}  # never replaced once written
 
@@ -115,7 +117,7 @@ class ManifestFolder:
             if self._cell.read() != current:
                 continue  # a compaction came between
             if current is None and deltas:
-                raise damaged(self._cell.path, "it is missing, but deltas are there")
+                raise damaged(self._base, "it is missing, but deltas are there")
             if deltas and deltas[0].previous != covers:
                 raise damaged(self.folder, f"{_delta_name(deltas[0].previous)} is missing")
             version = current[1] if current else None
@@ -171,6 +173,7 @@ class ManifestFolder:
 
     def _verify(self, file: DataFile, listing: Listing) -> Path:
         path = self.data / file.name
+        fetch(path)  # the base is read in the bucket, and may be newer than the copy
         try:
             if path.stat().st_size != file.bytes:
                 raise damaged(path, f"it has {path.stat().st_size:,} bytes instead of {file.bytes:,}")
@@ -191,7 +194,7 @@ class ManifestFolder:
     def _read_base(self, data: bytes | None) -> tuple[int, Wave, tuple[DataFile, ...]]:
         if data is None:
             return SHARDS, (0, 0), ()
-        path = self._cell.path
+        path = self._base
         body = decode_json(data, _BASE_KIND, FORMAT, path)
         try:
             return int(body["shards"]), (int(body["run"]), int(body["wave"])), _files(body["files"])

@@ -29,6 +29,7 @@ from pipelines.query.service.settings import ServiceSettings
 from pipelines.query.service.tokens import Tokens
 from pipelines.state.files import create_if_absent, make_folder
 from pipelines.state.paths import StatePaths
+from pipelines.state.storage import storage_of
 
 T = TypeVar("T")
 
@@ -55,7 +56,7 @@ class Service:
     @classmethod
     def open(cls, config: Config, base: Path, settings: ServiceSettings, router: Router | None = None) -> Service:
         """A service over a configuration; no store is opened before it starts. `router` replaces the usual one."""
-        storage, name = (base / config.storage.path).absolute(), config.collection.name
+        storage, name = storage_of(config, base), config.collection.name
         if router is None:
             usual = Router.open(config, base, cursor_key=cursor_key(service_folder(storage, name) / "cursor.key"))
             router = replace(usual, stores=LiveGeneration(config, base, open_apart))

@@ -15,7 +15,6 @@ after yesterday's state was put back: its `purged.json` does not know today's pu
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ from pipelines.state.erase.records import erase_records, remove_traces
 from pipelines.state.erase.stores import ErasedStore, erase_from_stores
 from pipelines.state.erase.target import Target
 from pipelines.state.erase.victims import Found, Match, Victims, erased_rows, find_victims
-from pipelines.state.files import DamagedError, temporary_folder
+from pipelines.state.files import DamagedError, remove_tree, temporary_folder
 from pipelines.state.lease import Lease
 from pipelines.state.manifest import Manifest
 from pipelines.state.paths import StatePaths
@@ -174,8 +173,8 @@ class _Erasing:
         """What a drop that was killed left of its generation: nobody reads it."""
         for generation in self.state.generations:
             if generation.status == "dropped":
-                shutil.rmtree(self.paths.chunks(generation.number), ignore_errors=True)
-                shutil.rmtree(self.paths.manifest(generation.number), ignore_errors=True)
+                remove_tree(self.paths.chunks(generation.number))
+                remove_tree(self.paths.manifest(generation.number))
 
     def _manifests(self, victims: Victims, generations: list[int]) -> None:
         for number in generations:
