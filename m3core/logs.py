@@ -19,7 +19,7 @@ from typing import TextIO
 from m3core.errors import ConfigError
 
 _VARIABLE = "M3_LOG"
-_LOGGERS = ("m3", "pipelines", "connectors", "m3core")
+_LOGGERS = ("m3", "m3.run", "pipelines", "connectors", "m3core")
 
 
 class JsonLines(logging.Formatter):

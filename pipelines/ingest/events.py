@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pipelines.state.runs import DeadLetter
 
 _log = logging.getLogger("m3.run")
+# Without somebody who listens its warnings would reach stderr, beside the lines for people.
+_log.addHandler(logging.NullHandler())
+_log.propagate = False
 
 
 @dataclass(frozen=True)

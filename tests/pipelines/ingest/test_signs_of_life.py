@@ -30,7 +30,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     """What M3_LOG=json would write to stderr."""
-    names = ("m3", "pipelines", "connectors", "m3core")
+    names = ("m3", "m3.run", "pipelines", "connectors", "m3core")
     before = {name: (logging.getLogger(name).handlers, logging.getLogger(name).propagate) for name in names}
     monkeypatch.setenv("M3_LOG", "json")
     written = io.StringIO()
