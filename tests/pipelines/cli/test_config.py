@@ -68,6 +68,8 @@ search.rerank_cap = 400                                default
 search.timeout = 10.0                                  default
 search.tenant = "default"                              default
 search.principals = ["everyone"]                       default
+serve.oidc = none                                      default
+serve.traces = ""                                      default
 """
 
 
