@@ -138,6 +138,8 @@ class QueryPlan:
             "text_store": self.text_store,
             "filter": format_filter(self.where),
             "phrases": list(self.phrases),
+            # No store is asked for them: a text beyond the candidates is not found by its phrase alone.
+            "phrases_checked_in": "candidates",
             "min_score": self.min_score,
             "limit": self.limit,
             "offset": self.offset,

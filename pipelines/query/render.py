@@ -191,7 +191,7 @@ def _plan(plan: Mapping[str, Any], candidates: int) -> list[str]:
     preset = f"preset {plan['preset']}" if plan["preset"] else "own weights"
     fusion = [] if plan["fusion"] == Fusion.WEIGHTED_SUM else [f"fusion {plan['fusion']}"]
     required = [f"required {' and '.join(plan['require'])}"] if plan["require"] else []
-    phrases = [f'phrase "{phrase}"' for phrase in plan["phrases"]]
+    phrases = [f'phrase "{phrase}" in the {plan["phrases_checked_in"]}' for phrase in plan["phrases"]]
     least = [] if plan["min_score"] is None else [f"score at least {plan['min_score']:g}"]
     texts, where = f"texts from {plan['text_store']}", f"filter {plan['filter']}"
     return [*legs, preset, *fusion, *required, texts, where, *phrases, *least]

@@ -152,7 +152,7 @@ def test_phrases_are_looked_for_in_the_texts(kit: Any) -> None:
     answer = world.ask(SearchRequest('"night train" to Rome', STAFF, limit=40, explain=True))
     assert {hit.doc_id for hit in answer.hits} == {f"d{n}" for n in range(0, 40, 4)}
     assert answer.plan is not None
-    assert answer.plan["phrases"] == ["night train"]
+    assert (answer.plan["phrases"], answer.plan["phrases_checked_in"]) == (["night train"], "candidates")
     assert answer.query == '"night train" to Rome'
     every = world.ask(SearchRequest('"night train" to Rome', STAFF, limit=40, quotes=False))
     assert len(every.hits) == 40

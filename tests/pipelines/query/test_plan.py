@@ -50,6 +50,7 @@ def test_golden() -> None:
         "text_store": "vectors",
         "filter": '(year >= 2024 and topic = "travel") and (tenant = "acme" and acl in ("staff"))',
         "phrases": [],
+        "phrases_checked_in": "candidates",
         "min_score": None,
         "limit": 5,
         "offset": 0,

@@ -89,6 +89,7 @@ ANSWER = Answer(
         "text_store": "qdrant",
         "filter": 'tenant = "acme" and acl in ("staff")',
         "phrases": [],
+        "phrases_checked_in": "candidates",
         "min_score": None,
         "limit": 10,
         "offset": 0,
@@ -239,7 +240,10 @@ def test_plan_shows_all_that_was_asked_for() -> None:
     }
     shown = " ".join(render(replace(ANSWER, plan=plan), Look(100, explain=True)).split())
     assert "· fusion reciprocal-rank · required dense and multi · texts from qdrant ·" in shown
-    assert '"staff") · phrase "night train" · phrase "Rome" · score at least 0.25 time' in shown.replace("acl in (", "")
+    assert (
+        '"staff") · phrase "night train" in the candidates · phrase "Rome" in the candidates · score at least 0.25 time'
+        in shown.replace("acl in (", "")
+    )
 
 
 def test_heads_are_the_first_lines_of_the_first_hits() -> None:
