@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -15,13 +18,15 @@ from connectors.bulk.items import Budget, Item, Outcome
 from connectors.elasticsearch import sink as sink_module
 from connectors.elasticsearch.bulk import send_bulk
 from connectors.elasticsearch.sink import ElasticsearchSink
-from connectors.protocol import Patch, StoreOptions
+from connectors.protocol import Connection, Patch, StoreOptions
 from connectors.queries import payload_of
 from m3core.errors import StoreError
 from m3core.types import Row, Signal
 from tests.conformance.data import make_query, make_rows, with_chunk
 from tests.conformance.store import Store
+from tests.servers.elasticsearch import start_elasticsearch
 from tests.servers.faults import Answer, Choose, Fault, FaultProxy, Freeze, Partly, Reset, fault_proxy, no_fault
+from tests.servers.missing import MissingPartError, skip_or_fail
 
 pytestmark = [pytest.mark.xdist_group("elasticsearch"), pytest.mark.slow]
 
@@ -161,3 +166,67 @@ def test_the_documents_never_show_in_what_goes_wrong(store: Store, through: obje
     result = sink.write([with_chunk(rows[0], metadata={"x": canary}), *rows[1:]])
     assert len(result.failures) == 1
     assert canary not in json.dumps([failure.reason for failure in result.failures])
+
+
+def load_while_it_is_killed(folder: Path, count: int, kills: int) -> None:
+    """Write and rewrite rows in batches as a run does, while the node is killed and started again at seeded moments."""
+    random = Random(count)
+    try:
+        first = start_elasticsearch(folder / "node")
+    except MissingPartError as missing:
+        skip_or_fail(missing)
+    port = int(first.url.rpartition(":")[2])
+    node = [first]
+    rows = [replace(row, revision=2) for row in make_rows(count)]
+    batches = [rows[start : start + 256] for start in range(0, count, 256)]
+    threads: list[threading.Thread] = []
+
+    def restart(delay: float) -> None:
+        time.sleep(delay)
+        node[0].process.kill()
+        node[0] = start_elasticsearch(folder / "node", port)
+
+    store = Own(folder / "store", first.url)
+    try:
+        store.write([replace(with_chunk(row, text="old"), revision=1) for row in rows[::7]])
+        sink = ElasticsearchSink(replace(store.options, revision=2))
+        sink.ensure(store.schema)
+        deadly = set(random.sample(range(len(batches)), kills))
+        acknowledged, failures = 0, 0
+        for place, batch in enumerate(batches):
+            if place in deadly:
+                threads.append(threading.Thread(target=restart, args=(random.random() / 4,)))
+                threads[-1].start()
+            result = sink.write(batch)
+            acknowledged, failures = acknowledged + result.acknowledged, failures + len(result.failures)
+            if place in deadly:
+                threads[-1].join()
+        assert (acknowledged, failures) == (count, 0)
+        sink.flush()
+        sink.close()
+        assert store.listed() == sorted((row.chunk.id, 2) for row in rows)
+        for batch in batches:
+            assert store.fetch([row.chunk.id for row in batch]) == {row.chunk.id: payload_of(row) for row in batch}
+    finally:
+        for thread in threads:
+            thread.join()
+        store.close()
+        node[0].process.stop()
+
+
+class Own(Store):
+    """A store on a node of the test's own."""
+
+    def __init__(self, root: Path, url: str) -> None:
+        super().__init__("elasticsearch", root, Store.of("elasticsearch", root).schema)
+        self._url = url
+
+    @property
+    def options(self) -> StoreOptions:
+        return replace(super().options, connection=Connection(self._url))
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(("count", "kills"), [(1200, 1), (20_000, 4)])
+def test_a_node_that_is_killed_during_a_load_loses_and_doubles_nothing(tmp_path: Path, count: int, kills: int) -> None:
+    load_while_it_is_killed(tmp_path, count, kills)
