@@ -6,10 +6,11 @@ USE := $(VENV)/.installed-use
 DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint nightly test-wheel bench constraints reference-env reference-goldens clean
+.PHONY: help quickstart servers test lint nightly test-wheel bench constraints reference-env reference-goldens clean
 
 help:
 	@echo "make quickstart   install, ingest the sample corpus, answer five questions"
+	@echo "make servers      Elasticsearch and Milvus Lite for trials, until Ctrl-C; prints the configuration"
 	@echo "make test         install and run every test that can run here"
 	@echo "make lint         ruff, mypy --strict, import-linter"
 	@echo "make nightly      the heavy campaigns: kills, wheel in an empty environment, charts and rules, Airflow"
@@ -22,6 +23,9 @@ quickstart:
 	@infra/environment.sh announce
 	@$(MAKE) --no-print-directory $(USE)
 	@$(BIN)/m3 demo
+
+servers: $(DEV)
+	@$(BIN)/python -m tests.servers.trial $(if $(FOLDER),--folder "$(FOLDER)")
 
 # Two workers on two cores: a second thread in each would only wait for the other's.
 test: $(DEV)
