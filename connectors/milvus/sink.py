@@ -8,7 +8,6 @@ from typing import Any
 
 from pymilvus import MilvusClient
 
-from connectors.bulk.limit import AdaptiveLimit
 from connectors.bulk.writer import BulkWriter
 from connectors.ids import known_form
 from connectors.milvus.bulk import BUDGET, item_of, send_records
@@ -46,7 +45,6 @@ class MilvusSink:
         self._schema = options.schema
         self._main = collection_name(options)
         self._server = Milvus(options)
-        self._limit: AdaptiveLimit | None = None
 
     @property
     def capabilities(self) -> Capabilities:
@@ -169,16 +167,8 @@ class MilvusSink:
             budget=BUDGET,
             before_request=self._options.before_request,
             patience=PATIENCE_SECONDS,
-            limit=self._requests_at_once(),
         )
         return writer.write([item_of(record) for record in records])
-
-    def _requests_at_once(self) -> AdaptiveLimit:
-        if self._limit is None:
-            # Milvus Lite computes under Python's global lock.
-            lite = self._server.layout() is Layout.PACKED
-            self._limit = AdaptiveLimit(most=1) if lite else AdaptiveLimit()
-        return self._limit
 
     def _delete(self, collection: str, expression: str) -> None:
         self._options.before_request()

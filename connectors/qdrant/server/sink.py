@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from qdrant_client import QdrantClient, models
 
 from connectors.bulk.items import Item
-from connectors.bulk.limit import AdaptiveLimit
 from connectors.bulk.writer import BulkWriter
 from connectors.ids import known_form
 from connectors.protocol import Capabilities, CollectionSchema, Failure, Patch, StoreFacts, StoreOptions, WriteResult
@@ -50,8 +49,6 @@ class QdrantSink:
         self._schema = options.schema
         self._name = collection_name(options)
         self._opened: QdrantClient | None = None
-        # By kind of change: how fast one is says nothing of another.
-        self._limits = {UPSERT: AdaptiveLimit(), PATCH: AdaptiveLimit(), DELETE: AdaptiveLimit(most=1)}
 
     @property
     def capabilities(self) -> Capabilities:
@@ -177,6 +174,5 @@ class QdrantSink:
             budget=BUDGET,
             before_request=self._options.before_request,
             patience=PATIENCE_SECONDS,
-            limit=self._limits[request],
         )
         return writer.write(items)
