@@ -89,10 +89,12 @@ class GenerationHistories(Histories):
 
     def _goes_live(self, number: int, move: object) -> bool:
         """Promote or roll back; whether it was done. What the generation holds is then what searches find."""
-        found = shown(self._project.of_generation(number))
+        whole = self._is_whole(number)
+        found = shown(self._project.of_generation(number)) if whole else {}
         request = PromoteRequest(self._place, accept_missing=True, sample=_SAMPLE)
         done = move(request)  # type: ignore[operator]
         assert isinstance(done, Promoted)
+        assert whole or not done.flipped
         if done.flipped:
             self._project.settings["chunking"] = _chunking(number)
             keys = found.keys() | self.allowed.keys()
@@ -112,12 +114,17 @@ class GenerationHistories(Histories):
             if each.applied_run < self._state.run:
                 continue
             seen = self._project.of_generation(each.number)
-            records = list(Manifest(self._project.paths, each.number).records(removed=True))
-            if not records:  # begun while its stores were down: they may not have been made
+            if not self._is_whole(each.number):
                 continue
+            records = Manifest(self._project.paths, each.number).records(removed=True)
             self._has_rights_of(live, shown(seen))
             named = {name for one in records for name in (*one.chunk_ids, *one.obsolete_chunk_ids)}
             assert all(seen.rows(store).keys() <= named for store in TWO)
+
+    def _is_whole(self, number: int) -> bool:
+        """Whether it has documents and none waits: a store that was down may not even have been made."""
+        records = list(Manifest(self._project.paths, number).records(removed=True))
+        return bool(records) and not any(record.waiting() for record in records)
 
     def _has_rights_of(self, live: Shown, found: Shown) -> None:
         for key, version in found.items():
