@@ -86,4 +86,5 @@ def test_no_request_of_the_document_meets_a_fault(served: Served) -> None:
 
 @pytest.mark.nightly
 def test_ten_thousand_requests_meet_no_fault(kit: Any, serve: Serve) -> None:
-    assert fuzz(serve(kit.random_world(2)), 1_250) >= 9_000
+    # Six of the operations have something to vary.
+    assert fuzz(serve(kit.random_world(2)), 1_700) >= 10_000
