@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipelines.ingest.sources.protocol import SkipKind, Skipped, Source, SourceItem
+from pipelines.ingest.sources.protocol import SkipKind, Skipped, Source, SourceItem, Split, SplitLimits
 from pipelines.ingest.sources.registry import open_source
 
-__all__ = ["SkipKind", "Skipped", "Source", "SourceItem", "open_source"]
+__all__ = ["SkipKind", "Skipped", "Source", "SourceItem", "Split", "SplitLimits", "open_source"]

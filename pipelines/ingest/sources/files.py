@@ -132,8 +132,9 @@ def printable(path: str) -> str:
 
 
 @contextmanager
-def open_below(root: Path, path: str) -> Iterator[BinaryIO]:
+def open_below(root: Path, path: str, stamp: str = "") -> Iterator[BinaryIO]:
     """Open a regular file below the root for reading; no part of `path` may be a link, whoever swaps it meanwhile.
+    With a `stamp` it must still be the file that was listed.
 
     Raises:
         DocumentError: it is gone, unreadable, a link, no regular file, or changed while it was open.
@@ -143,6 +144,8 @@ def open_below(root: Path, path: str) -> Iterator[BinaryIO]:
         before = os.fstat(file.fileno())
         if not stat.S_ISREG(before.st_mode):
             raise DocumentError("no longer a regular file", "run again")
+        if stamp and stamp_of(before) != stamp:
+            raise DocumentError("changed since it was listed", "run again")
         try:
             yield file
         except OSError as error:

@@ -13,7 +13,8 @@ from pipelines.ingest.documents import DocumentRules, document_from_text, too_la
 from pipelines.ingest.ids import text_hash
 from pipelines.ingest.parsing import decode_text, markdown_headings, normalise_newlines, title_of
 from pipelines.ingest.sources.files import Passed, open_below, walk
-from pipelines.ingest.sources.protocol import SkipKind, Skipped, SourceItem
+from pipelines.ingest.sources.protocol import FilePart, SkipKind, Skipped, SourceItem, Split, SplitLimits
+from pipelines.ingest.sources.splitting import packed
 
 PLAIN = (".txt", ".text")
 MARKDOWN = (".md", ".markdown")
@@ -31,8 +32,21 @@ class FolderSource:
 
     def items(self) -> Iterator[SourceItem | Skipped]:
         """Regular text and Markdown files, and what was passed over; see `walk`."""
+        settings = self._settings()
+        for entry in self._entries():
+            yield entry if isinstance(entry, Skipped) else self._item(entry, settings)
+
+    def splits(self, limits: SplitLimits) -> Iterator[Split | Skipped]:
+        """The same files by the thousand; see `Source`."""
+        return packed(self.name, self._entries(), limits)
+
+    def split_items(self, split: Split) -> Iterator[SourceItem | Skipped]:
+        """Their items; nothing is opened: a file that changed since is refused when it is read."""
+        settings = self._settings()
+        return (self._item(part, settings) for part in split.parts)
+
+    def _entries(self) -> Iterator[FilePart | Skipped]:
         self.complete = False
-        settings = text_hash(self.rules.canonical())[:16]
         total, faults = 0, 0
         passed: Counter[str] = Counter()
         for entry in walk(self.root, PLAIN + MARKDOWN):
@@ -48,11 +62,17 @@ class FolderSource:
                     "raise max_total_bytes of the source or split it",
                 )
             passed["read"] += 1
-            stamp = f"{entry.stamp}-{settings}"
-            yield SourceItem(self.name, self.rules.tenant, entry.path, entry.path, stamp, entry.size)
+            yield FilePart(entry.path, entry.size, entry.stamp)
         if not passed["read"]:
             raise _nothing(self.root, passed)
         self.complete = not faults
+
+    def _item(self, part: FilePart, settings: str) -> SourceItem:
+        stamp = f"{part.stamp}-{settings}"
+        return SourceItem(self.name, self.rules.tenant, part.path, part.path, stamp, part.size)
+
+    def _settings(self) -> str:
+        return text_hash(self.rules.canonical())[:16]
 
     def read(self, item: SourceItem) -> Document:
         """Read and parse one file; see `Source`."""

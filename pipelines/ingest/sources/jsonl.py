@@ -14,12 +14,15 @@ from typing import BinaryIO, ClassVar, cast
 
 from m3core.errors import DocumentError
 from pipelines.ingest.metadata import MAX_METADATA_BYTES
-from pipelines.ingest.sources.files import open_below
+from pipelines.ingest.sources.files import Found, open_below
+from pipelines.ingest.sources.protocol import FilePart
 from pipelines.ingest.sources.records import RecordSource
+from pipelines.ingest.sources.splitting import byte_ranges
 
 # JSON may spell a code point of 2 or 4 bytes of UTF-8 with 6 or 12.
 _ESCAPED = 3
 _PART = 1 << 20
+_COMPRESSED = (".gz", ".zst")
 
 
 class JsonLinesSource(RecordSource):
@@ -30,10 +33,45 @@ class JsonLinesSource(RecordSource):
 
     def records(self, root: Path, path: str) -> Iterator[tuple[int, bytes | None, int]]:
         """Lines; see `RecordSource`."""
-        limit = _ESCAPED * self.rules.max_document_bytes + 2 * MAX_METADATA_BYTES
         with open_below(root, path) as file, _decompressed(file, path) as stream:
-            for number, (line, size) in enumerate(_lines(stream, limit, self.max_total_bytes), start=1):
+            for number, (line, size) in enumerate(_lines(stream, self._limit, self.max_total_bytes), start=1):
                 yield number, line.removeprefix(codecs.BOM_UTF8) if line and number == 1 else line, size
+
+    def parts(self, root: Path, file: Found, most: int) -> Iterator[FilePart]:
+        """Ranges of bytes, each with the lines that begin in it; a compressed file is one part."""
+        if file.path.lower().endswith(_COMPRESSED):
+            yield FilePart(file.path, file.size, file.stamp)
+            return
+        yield from byte_ranges(file.path, file.size, file.stamp, most)
+
+    def part_records(self, root: Path, part: FilePart) -> Iterator[tuple[str, bytes | None, int]]:
+        """Lines that begin in the part, numbered from its first byte; see `RecordSource`."""
+        place = f"{part.first}+" if part.first else ""
+        if not part.last:
+            yield from ((str(number), line, size) for number, line, size in self.records(root, part.path))
+            return
+        with open_below(root, part.path, part.stamp) as file:
+            left = part.last - _to_line(file, part.first)
+            for number, (line, size) in enumerate(_lines(file, self._limit, self.max_total_bytes), start=1):
+                if left <= 0:
+                    return
+                left -= size
+                bom = not part.first and number == 1
+                yield f"{place}{number}", line.removeprefix(codecs.BOM_UTF8) if line and bom else line, size
+
+    @property
+    def _limit(self) -> int:
+        return _ESCAPED * self.rules.max_document_bytes + 2 * MAX_METADATA_BYTES
+
+
+def _to_line(file: BinaryIO, first: int) -> int:
+    """Go to the first line that begins at `first` or behind it; where that is."""
+    if first == 0:
+        return 0
+    file.seek(first - 1)  # a line may begin just at `first`
+    while (line := file.readline(_PART)) and not line.endswith(b"\n"):
+        pass
+    return file.tell()
 
 
 def _lines(stream: BinaryIO, limit: int, most: int) -> Iterator[tuple[bytes | None, int]]:
@@ -54,7 +92,7 @@ def _lines(stream: BinaryIO, limit: int, most: int) -> Iterator[tuple[bytes | No
 @contextmanager
 def _decompressed(file: BinaryIO, path: str) -> Iterator[BinaryIO]:
     name = path.lower()
-    if not name.endswith((".gz", ".zst")):
+    if not name.endswith(_COMPRESSED):
         yield file
         return
     try:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 from m3core.errors import DocumentError
-from pipelines.ingest.sources.files import open_below
+from pipelines.ingest.sources.files import Found, open_below
+from pipelines.ingest.sources.protocol import FilePart
 from pipelines.ingest.sources.records import RecordSource
 
 if TYPE_CHECKING:
@@ -31,24 +33,45 @@ class ParquetSource(RecordSource):
 
     def records(self, root: Path, path: str) -> Iterator[tuple[int, bytes | None, int]]:
         """Rows of one file; see `RecordSource`."""
-        import pyarrow as pa
+        with _opened(root, path) as file:
+            yield from self._rows(file)
 
-        with open_below(root, path) as file:
-            try:
-                yield from self._rows(file)
-            except (pa.ArrowException, OSError):
-                raise DocumentError("damaged or no Parquet file", "write or fetch the file again") from None
+    def parts(self, root: Path, file: Found, most: int) -> Iterator[FilePart]:
+        """Runs of row groups, as large as they are when read; see `RecordSource`."""
+        with _opened(root, file.path) as opened:
+            metadata = self._parquet(opened).metadata
+        first = size = 0
+        for number in range(metadata.num_row_groups):
+            group = int(metadata.row_group(number).total_byte_size)
+            if number > first and size + group > most:
+                yield FilePart(file.path, size, file.stamp, first, number)
+                first, size = number, 0
+            size += group
+        if metadata.num_row_groups:
+            yield FilePart(file.path, size, file.stamp, first, metadata.num_row_groups)
 
-    def _rows(self, file: BinaryIO) -> Iterator[tuple[int, bytes | None, int]]:
+    def part_records(self, root: Path, part: FilePart) -> Iterator[tuple[str, bytes | None, int]]:
+        """Rows of some row groups, numbered in the whole file; see `RecordSource`."""
+        with _opened(root, part.path, part.stamp) as file:
+            for number, payload, size in self._rows(file, range(part.first, part.last)):
+                yield str(number), payload, size
+
+    def _parquet(self, file: BinaryIO) -> pq.ParquetFile:
         import pyarrow.parquet as pq
 
         # A text column kept as a dictionary cannot expand: a file may say one long text a million times.
-        parquet = pq.ParquetFile(file, read_dictionary=[self.rules.text_field], page_checksum_verification=True)
+        return pq.ParquetFile(file, read_dictionary=[self.rules.text_field], page_checksum_verification=True)
+
+    def _rows(self, file: BinaryIO, groups: range | None = None) -> Iterator[tuple[int, bytes | None, int]]:
+        """Rows of some row groups, or of all, numbered in the whole file."""
+        parquet = self._parquet(file)
         columns = self._columns(parquet.schema_arrow)
         if _uncompressed(parquet.metadata) > self.max_total_bytes:
             raise self._too_much()
-        number = 0
-        for batch in parquet.iter_batches(batch_size=_batch_rows(parquet.metadata), columns=columns):
+        groups = range(parquet.metadata.num_row_groups) if groups is None else groups
+        number = sum(parquet.metadata.row_group(before).num_rows for before in range(groups.start))
+        size = _batch_rows(parquet.metadata)
+        for batch in parquet.iter_batches(batch_size=size, row_groups=list(groups), columns=columns):
             arrays = {name: batch.column(name) for name in columns}
             for row in range(batch.num_rows):
                 number += 1
@@ -77,6 +100,17 @@ class ParquetSource(RecordSource):
             return _NO_TEXT, 1
         payload = json.dumps(record, ensure_ascii=False, default=_spelled).encode()
         return payload, len(payload)
+
+
+@contextmanager
+def _opened(root: Path, path: str, stamp: str = "") -> Iterator[BinaryIO]:
+    import pyarrow as pa
+
+    with open_below(root, path, stamp) as file:
+        try:
+            yield file
+        except (pa.ArrowException, OSError):
+            raise DocumentError("damaged or no Parquet file", "write or fetch the file again") from None
 
 
 def _batch_rows(metadata: pq.FileMetaData) -> int:

@@ -58,6 +58,37 @@ class Skipped:
         return self.kind in FAULTS
 
 
+@dataclass(frozen=True, slots=True)
+class FilePart:
+    """Part of one file: what is read between two engines' steps must not need the file's other parts.
+
+    `first` and `last` (not in it) count bytes of JSON Lines or row groups of Parquet; both are 0 for a whole file.
+    `stamp` is the file's when it was listed.
+    """
+
+    path: str
+    size: int
+    stamp: str
+    first: int = 0
+    last: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Parts of files of one source that one step lists and reads: bounded bytes, unless one part cannot be divided."""
+
+    source: str
+    parts: tuple[FilePart, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SplitLimits:
+    """Most bytes and files of a split."""
+
+    bytes: int = 4 << 20
+    files: int = 1000
+
+
 @runtime_checkable
 class Source(Protocol):
     """One configured source. Picklable, so that items can be read in another process than the one that listed them."""
@@ -76,6 +107,15 @@ class Source(Protocol):
         Raises:
             SourceError: it cannot be read at all, or expands beyond `max_total_bytes`, or holds nothing readable.
         """
+
+    def splits(self, limits: SplitLimits) -> Iterator[Split | Skipped]:
+        """The source in parts, in the order of `items`; no document is read. One of the two sets `complete`.
+
+        Raises SourceError as `items`, as far as it can be told from outside.
+        """
+
+    def split_items(self, split: Split) -> Iterator[SourceItem | Skipped]:
+        """Items of one split, in a fixed order. Together the splits have the items that `items` lists."""
 
     def read(self, item: SourceItem) -> Document:
         """The document of one item.

@@ -14,7 +14,8 @@ from m3core.types import Document
 from pipelines.ingest.documents import DocumentRules, document_from_record, identity_of, too_large
 from pipelines.ingest.ids import text_hash
 from pipelines.ingest.sources.files import Found, Passed, stamp_of, walk
-from pipelines.ingest.sources.protocol import SkipKind, Skipped, SourceItem
+from pipelines.ingest.sources.protocol import FilePart, SkipKind, Skipped, SourceItem, Split, SplitLimits
+from pipelines.ingest.sources.splitting import packed
 from pipelines.ingest.values import parse_json
 
 
@@ -65,13 +66,58 @@ class RecordSource(ABC):
                     if payload is not None and not payload.strip():
                         continue
                     listed += 1
-                    stamp = f"{_digest(payload, size)}-{settings}"
-                    yield SourceItem(self.name, None, None, f"{entry.path}:{number}", stamp, size, payload)
+                    yield self._item(f"{entry.path}:{number}", payload, size, settings)
             except DocumentError as error:
                 faults.append(DocumentError(f"{entry.path}: {error.message}", error.remedy))
                 yield Skipped(self.name, entry.path, SkipKind.UNREADABLE, error.message)
         if not listed:
             raise self._nothing(faults)
+        self.complete = not faults
+
+    @abstractmethod
+    def parts(self, root: Path, file: Found, most: int) -> Iterator[FilePart]:
+        """One file in parts of at most about `most` bytes; whole where it cannot be divided. Raises DocumentError."""
+
+    @abstractmethod
+    def part_records(self, root: Path, part: FilePart) -> Iterator[tuple[str, bytes | None, int]]:
+        """Place in the file, JSON and size of each record of a part; otherwise as `records`."""
+
+    def splits(self, limits: SplitLimits) -> Iterator[Split | Skipped]:
+        """Parts of the files; see `Source`. Of what a step finds damaged the step tells."""
+        return packed(self.name, self._parts(limits.bytes), limits)
+
+    def split_items(self, split: Split) -> Iterator[SourceItem | Skipped]:
+        """The records of some parts, in order; see `Source`. A file that changed since it was divided is a fault."""
+        settings = text_hash(self.rules.canonical())[:16]
+        root = self._root()
+        for part in split.parts:
+            try:
+                for place, payload, size in self.part_records(root, part):
+                    if payload is None or payload.strip():
+                        yield self._item(f"{part.path}:{place}", payload, size, settings)
+            except DocumentError as error:
+                yield Skipped(self.name, part.path, SkipKind.UNREADABLE, error.message)
+
+    def _parts(self, most: int) -> Iterator[FilePart | Skipped]:
+        self.complete = False
+        total, faults, found = 0, 0, 0
+        for root, entry in self._files():
+            if isinstance(entry, Passed):
+                faults += entry.kind is SkipKind.UNREADABLE
+                yield Skipped(self.name, entry.path, entry.kind, entry.reason)
+                continue
+            found += 1
+            try:
+                for part in self.parts(root, entry, most):
+                    total += part.size
+                    if total > self.max_total_bytes:
+                        raise self._too_much()
+                    yield part
+            except DocumentError as error:
+                faults += 1
+                yield Skipped(self.name, entry.path, SkipKind.UNREADABLE, error.message)
+        if not found:
+            raise self._nothing([])
         self.complete = not faults
 
     def read(self, item: SourceItem) -> Document:
@@ -87,6 +133,9 @@ class RecordSource(ABC):
             return identity_of(self._record(item), self.rules)
         except DocumentError:
             return None
+
+    def _item(self, locator: str, payload: bytes | None, size: int, settings: str) -> SourceItem:
+        return SourceItem(self.name, None, None, locator, f"{_digest(payload, size)}-{settings}", size, payload)
 
     def _record(self, item: SourceItem) -> Mapping[str, Any]:
         if item.payload is None:
@@ -106,6 +155,10 @@ class RecordSource(ABC):
         file = self.path.resolve()  # the path itself may be a link: whoever wrote the configuration chose it
         status = file.stat()
         yield file.parent, Found(file.name, status.st_size, stamp_of(status))
+
+    def _root(self) -> Path:
+        """The folder that parts of this source lie below."""
+        return self.path if self.path.is_dir() else self.path.resolve().parent
 
     def _too_much(self) -> SourceError:
         return SourceError(
