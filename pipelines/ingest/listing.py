@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m3core.errors import DocumentError, SourceError
-from pipelines.ingest.sources import Skipped, Source, SourceItem
+from pipelines.ingest.sources import SkipKind, Skipped, Source, SourceItem, Split, SplitLimits
+from pipelines.state.files import write_atomic
 from pipelines.state.runs import DeadLetter
 from pipelines.state.tombstones import Tombstones
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
 _ROWS_PER_WRITE = 8192
@@ -32,6 +34,48 @@ class Listing:
     letters: tuple[DeadLetter, ...]
     skipped: Mapping[str, int]
     incomplete: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A document as the listing of one split has it: item `number` of it. All that an engine moves to join it."""
+
+    tenant: str
+    doc_id: str
+    source: str
+    locator: str
+    stamp: str
+    size: int
+    split: int
+    number: int
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What listing some splits found, besides the places. `listed` and `bytes` are by source."""
+
+    listed: Mapping[str, int] = field(default_factory=dict)
+    bytes: Mapping[str, int] = field(default_factory=dict)
+    failed: int = 0
+    letters: tuple[DeadLetter, ...] = ()
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    incomplete: frozenset[str] = frozenset()
+
+    @property
+    def items(self) -> int:
+        """Documents that have a place."""
+        return sum(self.listed.values())
+
+    def plus(self, other: Seen) -> Seen:
+        """Both together."""
+        return Seen(
+            dict(Counter(self.listed) + Counter(other.listed)),
+            dict(Counter(self.bytes) + Counter(other.bytes)),
+            self.failed + other.failed,
+            self.letters + other.letters,
+            dict(Counter(self.skipped) + Counter(other.skipped)),
+            self.incomplete | other.incomplete,
+        )
 
 
 @dataclass
@@ -64,6 +108,65 @@ def list_sources(
             _list_one(source, found, writer, say, stop)
     return Listing(
         file, found.rows, found.failed, tuple(found.letters), dict(found.skipped), frozenset(found.incomplete)
+    )
+
+
+def list_split(number: int, split: Split, source: Source, tombstones: Tombstones = _NONE) -> tuple[list[Place], Seen]:
+    """The documents of one split, as `list_sources` lists those of all; a fault makes the source incomplete."""
+    found = _Found(tombstones=tombstones)
+    places: list[Place] = []
+    for position, entry in enumerate(source.split_items(split)):
+        if isinstance(entry, Skipped):
+            _note_skipped(entry, found)
+            if entry.kind is SkipKind.UNREADABLE:
+                found.incomplete.add(source.name)
+            continue
+        row = _row(source, entry, found)
+        if row is not None:
+            del row["position"]
+            places.append(Place(**row, split=number, number=position))
+    size = sum(place.size for place in places)
+    seen = Seen({source.name: len(places)}, {source.name: size}, found.failed, tuple(found.letters))
+    return places, replace(seen, skipped=dict(found.skipped), incomplete=frozenset(found.incomplete))
+
+
+def write_places(places: Sequence[Place], file: Path) -> None:
+    """The places of one split as part of a listing; positions ascend over the splits."""
+    import pyarrow as pa
+
+    names = _schema().names[:-1]
+    rows = [
+        {**{name: getattr(one, name) for name in names}, "position": (one.split << 32) + one.number} for one in places
+    ]
+    write_rows(pa.Table.from_pylist(rows, schema=_schema()), file)
+
+
+def write_rows(rows: pa.Table, file: Path) -> None:
+    """A file of the run folder, whole or not at all: an engine may run a step twice at once."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    buffer = pa.BufferOutputStream()
+    pq.write_table(rows, buffer)
+    write_atomic(file, buffer.getvalue().to_pybytes())
+
+
+def cut_sources(sources: Mapping[str, Source], limits: SplitLimits) -> Iterator[Split | Seen]:
+    """The splits of all sources in listing order; last, what dividing them met. Raises SourceError."""
+    found = _Found()
+    for source in sources.values():
+        for entry in source.splits(limits):
+            if isinstance(entry, Split):
+                yield entry
+            else:
+                _note_skipped(entry, found)
+        if not source.complete:
+            found.incomplete.add(source.name)
+    yield Seen(
+        failed=found.failed,
+        letters=tuple(found.letters),
+        skipped=dict(found.skipped),
+        incomplete=frozenset(found.incomplete),
     )
 
 
