@@ -132,6 +132,16 @@ def write_later(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
     write_rows(pa.Table.from_pylist(list(rows), schema=_schema()), file)
 
 
+def gather_later(folder: Path, file: Path) -> Path:
+    """All work files of a folder as one, in the order of their names; one of them is in memory at a time."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetWriter(file, _schema()) as writer:
+        for path in sorted(folder.glob("*.parquet")):
+            writer.write_table(pq.read_table(path, schema=_schema()))
+    return file
+
+
 @dataclass(frozen=True)
 class Buckets:
     """Neighbouring shards that are joined as one: a small collection needs few of them."""

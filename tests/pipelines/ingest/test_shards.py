@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.ingest import diff
 from pipelines.ingest.listing import Listing, Place, write_places
-from pipelines.ingest.shards import Buckets, Counts, Joined, join_shard, waiting_in_shard, write_later
+from pipelines.ingest.shards import Buckets, Counts, Joined, gather_later, join_shard, waiting_in_shard, write_later
 from pipelines.ingest.stores import Standing
 from pipelines.state.documents import DocumentRecord
 from pipelines.state.manifest import Manifest
@@ -80,7 +80,8 @@ def test_both_joins_agree(tmp_path: Path, seed: int) -> None:
     counts = reduce(Counts.plus, (one.counts for one in joined), Counts())
     assert counts.classes == {name: count for name, count in whole.counts.items() if count}
     assert (counts.listed_bytes, counts.known) == (whole.listed_bytes, whole.known)
-    work = diff.Work(later / "*.parquet", counts.classes, counts.listed_bytes, counts.known, whole.wanted)
+    gathered = gather_later(later, tmp_path / "later.parquet")
+    work = diff.Work(gathered, counts.classes, counts.listed_bytes, counts.known, whole.wanted)
     for records in (diff.gone_records, diff.removed_records):
         assert sorted_keys(records(work, manifest)) == sorted_keys(records(whole, manifest))
     assert sorted(diff.duplicates(work)) == sorted(diff.duplicates(whole))
