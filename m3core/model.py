@@ -60,8 +60,9 @@ class Layer:
         return self.down_norm(states + self._feed_forward(states))
 
     def _feed_forward(self, states: Tensor) -> Tensor:
-        parts = torch.split(states, _FEED_ROWS) if states.device.type == "cpu" else (states,)
-        return torch.cat([self.down(self.up.gelu(part)) for part in parts])
+        if states.device.type != "cpu" or len(states) <= _FEED_ROWS:
+            return self.down(self.up.gelu(states))
+        return torch.cat([self.down(self.up.gelu(part)) for part in torch.split(states, _FEED_ROWS)])
 
     def with_products(self, change: Callable[[str, Linear], Product]) -> Layer:
         """The same block with every plain linear layer changed; `change` is told its name in m3core.layout.PRODUCTS."""
