@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Protocol
 
 from connectors.protocol import Sink
+from m3core.errors import StoreError
 from pipelines.ingest.embed import Refused
 from pipelines.ingest.events import RunEvents
 from pipelines.ingest.load import Loaded
 from pipelines.ingest.reading import Prepared
 from pipelines.ingest.stores import Stores, delete_from
 from pipelines.state.documents import REFUSED
-from pipelines.state.lease import Lease
 from pipelines.state.manifest import DocumentKey, DocumentRecord, Manifest
 from pipelines.state.runs import DeadLetter, RunFolder
 
@@ -24,15 +25,23 @@ Outcome = Prepared | Loaded | DeadLetter
 _RESTORED = ("pending", "kept")
 
 
+class Fence(Protocol):
+    """What says whether this process may still write: the lease, or what a worker sees of it."""
+
+    def check(self) -> None:
+        """LockedError if not."""
+
+
 @dataclass(frozen=True)
 class CommitStep:
-    """What committing needs."""
+    """What committing needs. `announce` is told what a commit does, just before it counts."""
 
     run: int
     manifest: Manifest
     folder: RunFolder
-    lease: Lease
+    lease: Fence
     stores: Stores
+    announce: Callable[[Committed], None] = lambda committed: None
 
 
 @dataclass
@@ -55,6 +64,7 @@ class _Wave:
     acknowledged: set[str] = field(default_factory=set)
     refused: dict[str, dict[str, Refused]] = field(default_factory=dict)
     letters: list[DeadLetter] = field(default_factory=list)
+    given_up: dict[str, StoreError] = field(default_factory=dict)
 
     def refusals(self, record: DocumentRecord) -> dict[str, Refused]:
         """One refusal of each store (or the encoder, as an empty name) that refused a chunk of the document."""
@@ -75,6 +85,9 @@ def commit_wave(wave: int, outcomes: Iterable[Outcome], step: CommitStep) -> Com
     also those whose rows it took before it failed: nobody knows whether it kept them.
     """
     gathered = _gather(outcomes)
+    for name, error in gathered.given_up.items():
+        if name not in step.stores.standing.absent:
+            step.stores.give_up(name, error)
     committed = Committed(letters=gathered.letters)
     whole: list[Prepared] = []
     unfinished: list[DocumentRecord] = []
@@ -100,7 +113,9 @@ def commit_wave(wave: int, outcomes: Iterable[Outcome], step: CommitStep) -> Com
         for letter in committed.letters:
             events.dead_letter(letter)
     owed = _take_back(unfinished, gathered.acknowledged.union(gathered.refused), step)
-    _write(wave, whole + _leave_out(refusing, step), owed, step)
+    records = [*_records(whole + _leave_out(refusing, step), step, owed), *owed]
+    step.announce(committed)
+    step.manifest.append(step.run, wave, records)
     events.say("wave committed", wave=wave, documents=committed.documents, chunks=committed.chunks)
     return committed
 
@@ -114,23 +129,24 @@ def _gather(outcomes: Iterable[Outcome]) -> _Wave:
             wave.acknowledged.update(outcome.acknowledged)
             for refused in outcome.refused:
                 wave.refused.setdefault(refused.chunk_id, {})[refused.store] = refused
+            wave.given_up.update({name: StoreError(*said) for name, said in outcome.given_up.items()})
         else:
             wave.letters.append(outcome)
     return wave
 
 
-def _write(wave: int, whole: list[Prepared], owed: list[DocumentRecord], step: CommitStep) -> None:
+def _records(whole: list[Prepared], step: CommitStep, owed: list[DocumentRecord]) -> list[DocumentRecord]:
+    """Records of whole documents, with the stores that have them; servers keep what they got before they are named."""
     if not (whole or owed):
-        return
+        return []
     for name in step.stores.servers:
         step.lease.check()
         step.stores.attempt(name, _flush)
     step.lease.check()
-    records = [
+    return [
         one.record if one.change == "unchanged" else replace(one.record, status=step.stores.status_after(one.record))
         for one in whole
     ]
-    step.manifest.append(step.run, wave, records + owed)
 
 
 def _leave_out(refusing: list[tuple[Prepared, tuple[str, ...]]], step: CommitStep) -> list[Prepared]:

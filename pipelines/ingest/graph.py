@@ -1,9 +1,12 @@
-"""The Beam graph of one wave. Its transforms only wire: each DoFn calls one plain function.
+"""The Beam graph of one wave: its transforms only wire, each DoFn calls one plain function.
 
-groups -> prepare -> find in the lake -> units -> encode (one lake file each) -> references -> load -> commit
+numbers -> groups -> prepare -> find in the lake -> units -> encode (one lake file each) -> references -> load -> commit
 
 References are reshuffled, so that a retried load never encodes again; no vector passes between stages. The commit is
 the graph's last single step. The encode and load steps take one unit at a time: a bundle may hold them all.
+
+Here it runs in this process, once per wave. On an engine (`runners/`) it is the same graph; what its steps work with
+they find by a `Sharing`, which travels with them.
 """
 
 # mypy: disable-error-code="no-untyped-call"
@@ -11,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
@@ -22,11 +25,11 @@ from apache_beam.metrics.metric import Metrics
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
-from pipelines.ingest.commit import Outcome, commit_wave
 from pipelines.ingest.embed import Reference, cut_units, encode_unit, split_known
 from pipelines.ingest.load import Loaded, load
 from pipelines.ingest.reading import Group, Rows, parts_of, prepare
-from pipelines.ingest.shared import Shared, shared_by
+from pipelines.ingest.shared import Here, Shared, Sharing
+from pipelines.state.runs import DeadLetter
 
 _OUTCOMES = "outcomes"
 _KNOWN = "known"
@@ -43,15 +46,15 @@ def unpack(data: bytes) -> Any:
 
 
 class Step(beam.DoFn):
-    """A step of the graph: finds what the run shares, and hands a failure to the run."""
+    """A step of the graph: finds what it works with, runs one plain function, hands a failure to the run."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, sharing: Sharing) -> None:
+        self._sharing = sharing
         self._shared: Shared | None = None
 
     def setup(self) -> None:
-        """Look up what the run shares in this process."""
-        self._shared = shared_by(self._name)
+        """Find, or make, what this process works with."""
+        self._shared = self._sharing.open(type(self).__name__)
 
     def process(self, element: Any) -> Iterator[Any]:
         """Run the step's function on one element."""
@@ -62,16 +65,24 @@ class Step(beam.DoFn):
         except Exception as error:  # noqa: BLE001 - the run raises it; Beam would turn it into text
             self._shared.fail(error)
 
+    def teardown(self) -> None:
+        """Close what only this step has open."""
+        if self._shared is not None:
+            self._shared.close()
+
     def work(self, element: Any, shared: Shared) -> Iterable[Any]:
         """Outputs of one element."""
         raise NotImplementedError
 
 
 class TakeGroup(Step):
-    """Index -> group of the running wave (the groups stay in this process)."""
+    """Number -> groups of the wave; documents that are not where they were listed go to the outcomes."""
 
-    def work(self, element: int, shared: Shared) -> Iterable[Group]:
-        yield shared.groups[element]
+    def work(self, element: int, shared: Shared) -> Iterable[Any]:
+        if shared.stop:
+            return
+        for group in shared.take(element):
+            yield beam.pvalue.TaggedOutput(_OUTCOMES, pack((group,))) if isinstance(group, DeadLetter) else group
 
 
 class Prepare(Step):
@@ -129,26 +140,37 @@ class CommitWave(Step):
     """All outcomes of a wave -> manifest delta."""
 
     def work(self, element: tuple[None, Iterable[bytes]], shared: Shared) -> Iterable[None]:
-        outcomes: Iterable[Outcome] = chain.from_iterable(map(unpack, element[1]))
-        if shared.committed is None:  # a bundle may run twice; a wave is committed once
-            shared.committed = commit_wave(shared.wave, outcomes, shared.commit)
+        shared.finish(chain.from_iterable(map(unpack, element[1])))
         return ()
 
 
-def wire(groups: beam.pvalue.PCollection[Group], name: str) -> None:
-    """The graph of a wave, from its groups to its commit."""
-    prepared = groups | "Prepare" >> beam.ParDo(Prepare(name)).with_outputs(_OUTCOMES, main="rows")
-    found = prepared.rows | "FindKnown" >> beam.ParDo(FindKnown(name)).with_outputs(_KNOWN, main="units")
-    encode = beam.ParDo(EncodeUnit(name)).with_outputs(_OUTCOMES, main="references")
-    encoded = found.units | "SpreadUnits" >> beam.Reshuffle() | "Encode" >> encode
+def as_one(value: Any) -> tuple[None, Any]:
+    """The value under the one key of a single step."""
+    return None, value
+
+
+def build(
+    pipeline: beam.Pipeline, sharing: Sharing, groups: int, *, spread: bool, hints: Mapping[str, str] | None = None
+) -> None:
+    """The graph of a wave with so many groups. `spread`: over workers; `hints`: what encoding asks an engine for."""
+    numbers = pipeline | "Numbers" >> beam.Create(range(groups), reshuffle=spread)
+    taken = numbers | "TakeGroup" >> beam.ParDo(TakeGroup(sharing)).with_outputs(_OUTCOMES, main="groups")
+    prepared = taken.groups | "Prepare" >> beam.ParDo(Prepare(sharing)).with_outputs(_OUTCOMES, main="rows")
+    found = prepared.rows | "FindKnown" >> beam.ParDo(FindKnown(sharing)).with_outputs(_KNOWN, main="units")
+    encode = beam.ParDo(EncodeUnit(sharing))
+    encode.with_resource_hints(**(hints or {}))
+    spread_units = found.units | "SpreadUnits" >> beam.Reshuffle()
+    encoded = spread_units | "Encode" >> encode.with_outputs(_OUTCOMES, main="references")
     references = (
         (encoded.references, found[_KNOWN]) | "References" >> beam.Flatten() | "SpreadReferences" >> beam.Reshuffle()
     )
-    loaded = references | "Load" >> beam.ParDo(LoadReference(name))
+    loaded = references | "Load" >> beam.ParDo(LoadReference(sharing))
     outcomes = (
-        (prepared[_OUTCOMES], encoded[_OUTCOMES], loaded) | "Outcomes" >> beam.Flatten() | beam.WithKeys(lambda _: None)
+        (taken[_OUTCOMES], prepared[_OUTCOMES], encoded[_OUTCOMES], loaded)
+        | "Outcomes" >> beam.Flatten()
+        | "AsOne" >> beam.Map(as_one)
     )
-    outcomes | "Gather" >> beam.GroupByKey() | "Commit" >> beam.ParDo(CommitWave(name))
+    outcomes | "Gather" >> beam.GroupByKey() | "Commit" >> beam.ParDo(CommitWave(sharing))
 
 
 def run_wave(shared: Shared, bundle_repeat: int = 0) -> None:
@@ -156,8 +178,7 @@ def run_wave(shared: Shared, bundle_repeat: int = 0) -> None:
     options = PipelineOptions([], pipeline_type_check=False)
     with quiet_beam():
         pipeline = beam.Pipeline(runner=FnApiRunner(bundle_repeat=bundle_repeat), options=options)
-        indices = pipeline | beam.Create(range(len(shared.groups)), reshuffle=False)
-        wire(indices | "TakeGroup" >> beam.ParDo(TakeGroup(shared.name)), shared.name)
+        build(pipeline, Here(shared.name), len(shared.groups), spread=False)
         pipeline.run().wait_until_finish()
     if shared.error is not None:
         raise shared.error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -26,10 +26,12 @@ _BACKOFF_LIMIT = 20.0
 
 @dataclass(frozen=True)
 class Loaded:
-    """Ids that every store at work acknowledged, and the rows that one refused."""
+    """Ids that every store at work acknowledged, and the rows that one refused. `given_up`: stores that this process
+    will not ask any more, and why (the error's message and remedy); the commit may run in another one."""
 
     acknowledged: tuple[str, ...]
     refused: tuple[Refused, ...]
+    given_up: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def load(reference: Reference, step: LoadStep) -> Loaded:
     acknowledged: list[str] = []
     refused: list[Refused] = []
     if not _names(reference, step):
-        return Loaded(tuple(row.chunk.id for row in reference.rows), ())
+        return Loaded(tuple(row.chunk.id for row in reference.rows), (), _given_up(step))
     for rows in _batches(reference, step):
         failed: set[str] = set()
         for name in _names(reference, step):
@@ -65,7 +67,7 @@ def load(reference: Reference, step: LoadStep) -> Loaded:
         taken = [row.chunk.id for row in rows if row.chunk.id not in failed]
         acknowledged += taken
         step.written(len(taken))
-    return Loaded(tuple(acknowledged), tuple(refused))
+    return Loaded(tuple(acknowledged), tuple(refused), _given_up(step))
 
 
 def write_batch(name: str, sink: Sink, rows: Sequence[Row], step: LoadStep) -> list[Failure]:
@@ -95,6 +97,10 @@ def _names(reference: Reference, step: LoadStep) -> list[str]:
     """Stores at work that the rows are for."""
     wanted = reference.stores
     return [name for name in step.stores.at_work if wanted is None or name in wanted]
+
+
+def _given_up(step: LoadStep) -> Mapping[str, tuple[str, str]]:
+    return {name: (error.message, error.remedy) for name, error in step.stores.standing.down.items()}
 
 
 def _check_count(name: str, sent: int, result: WriteResult) -> None:

@@ -48,14 +48,13 @@ from pipelines.ingest.listing import Listing, duplicate_letters
 from pipelines.ingest.progress import Progress
 from pipelines.ingest.progress_text import Planned
 from pipelines.ingest.report import IngestReport
-from pipelines.ingest.running import conclude, listing_for, perform, stores_for
+from pipelines.ingest.running import conclude, perform, stores_for
 from pipelines.ingest.session import IngestOptions, Request, Run
-from pipelines.ingest.shared import sharing
 from pipelines.ingest.sources import open_source
 from pipelines.ingest.stop import StopFlag
 from pipelines.ingest.stores import Standing, Stores
 from pipelines.ingest.tally import Tally
-from pipelines.ingest.working import run_waves, share
+from pipelines.ingest.working import Here, Runner
 from pipelines.state.collection import CollectionState, Generation, read_collection
 from pipelines.state.lease import Lease
 from pipelines.state.manifest import DocumentRecord
@@ -107,7 +106,8 @@ def begin_writing(request: Request, lease: Lease) -> tuple[CollectionState, Gene
 
 def _work(run: Run[Request], tally: Tally) -> None:
     request = run.request
-    listing = listing_for(run)
+    runner = request.options.runner or Here()
+    listing = runner.listing(run)
     run.manifest.compact()  # waves that a killed run left: the join streams the base, but would have to sort them
     known = run.manifest.counts()
     standing = Standing.of(run.generation, None if request.options.load else ())
@@ -123,7 +123,7 @@ def _work(run: Run[Request], tally: Tally) -> None:
             tally.left = Left(listing, request.delete_limit)
             if work.to_do:
                 stores.open_rest()
-                _change(run, work, stores, tally)
+                _change(run, work, stores, tally, runner)
             elif run.state.live is not None and not standing.absent:
                 finish(request.paths, run.state, run.generation, whole=True)
     if request.stop:
@@ -133,11 +133,9 @@ def _work(run: Run[Request], tally: Tally) -> None:
     )
 
 
-def _change(run: Run[Request], work: diff.Work, stores: Stores, tally: Tally) -> None:
+def _change(run: Run[Request], work: diff.Work, stores: Stores, tally: Tally, runner: Runner) -> None:
     """Waves, then deletes, flip and the last deltas."""
-    shared = share(run, stores, tally)
-    with sharing(shared):
-        waves = run_waves(run, work, shared, tally)
+    waves = runner.waves(run, work, stores, tally)
     whole = not run.request.stop
 
     def gone() -> Iterable[Sequence[DocumentRecord]]:
@@ -148,7 +146,6 @@ def _change(run: Run[Request], work: diff.Work, stores: Stores, tally: Tally) ->
 
     loaded = run.request.options.load
     conclude(run, stores, tally, last_wave=waves, gone=gone, removed=removed, whole=whole, may_go_live=loaded)
-    shared.encode.lake.compact_index()
 
 
 def _note_plan(run: Run[Request], listing: Listing, work: diff.Work, tally: Tally) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from connectors.snapshots.disk import require_free
 from m3core.config.model import Config
@@ -20,6 +20,9 @@ from pipelines.state.manifest import Manifest
 from pipelines.state.paths import StatePaths
 from pipelines.state.runs import RunFolder
 
+if TYPE_CHECKING:
+    from pipelines.ingest.working import Runner
+
 WORK = "work"
 
 
@@ -29,7 +32,7 @@ class IngestOptions:
 
     `max_delete_fraction` overrides the configuration's; `lock_wait`: seconds to wait for another writer; `load`: False
     fills the lake only (`m3 embed`); `build`: a generation beside the live one (`m3 generations build`);
-    `bundle_repeat` (tests): how often Beam runs each bundle again.
+    `bundle_repeat` (tests): how often Beam runs each bundle again. `runner`: where the steps work; None is here.
     """
 
     max_delete_fraction: float | None = None
@@ -37,6 +40,7 @@ class IngestOptions:
     load: bool = True
     build: bool = False
     bundle_repeat: int = 0
+    runner: Runner | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

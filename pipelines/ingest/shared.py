@@ -4,24 +4,36 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from m3core.errors import DiskFullError
-from pipelines.ingest.commit import CommitStep, Committed
+from pipelines.ingest.commit import CommitStep, Committed, Outcome, commit_wave
 from pipelines.ingest.embed import EncodeStep, UnitLimits
 from pipelines.ingest.load import LoadStep
 from pipelines.ingest.progress import Progress
 from pipelines.ingest.reading import Group, ReadStep
-from pipelines.ingest.stop import StopFlag
+from pipelines.ingest.stop import Stopping
+from pipelines.state.runs import DeadLetter
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
+class Counting(Protocol):
+    """Where the work of a run is summed up."""
+
+    def encoded(self, tokens: int, seconds: float) -> None:
+        """Count one unit."""
+
+    def reused(self, tokens: int) -> None:
+        """Count texts whose vectors were in the lake."""
+
+
 @dataclass
 class Totals:
-    """Sums over the waves of a run."""
+    """Sums over the waves of a run. See `Counting`."""
 
     tokens_encoded: int = 0
     tokens_reused: int = 0
@@ -42,7 +54,10 @@ class Totals:
 
 @dataclass
 class Shared:
-    """Steps, flags and sums of one run. `groups` are those of the running wave, `committed` what became of it."""
+    """What the steps of a run work with inside one process.
+
+    `groups` are those of the running wave, `committed` what became of it.
+    """
 
     name: str
     read: ReadStep
@@ -51,8 +66,8 @@ class Shared:
     load: LoadStep
     commit: CommitStep
     progress: Progress
-    stop: StopFlag
-    totals: Totals = field(default_factory=Totals)
+    stop: Stopping
+    totals: Counting = field(default_factory=Totals)
     wave: int = 0
     groups: Sequence[Group] = ()
     committed: Committed | None = None
@@ -63,6 +78,36 @@ class Shared:
         if self.error is None:
             self.error = disk_full(error) or error
         self.stop.set()
+
+    def take(self, number: int) -> Iterable[Group | DeadLetter]:
+        """The groups of that number, and what could not be taken."""
+        return (self.groups[number],)
+
+    def finish(self, outcomes: Iterable[Outcome]) -> None:
+        """Commit the wave. A bundle may run twice; a wave is committed once."""
+        if self.committed is None:
+            self.committed = commit_wave(self.wave, outcomes, self.commit)
+
+    def close(self) -> None:
+        """A step is done with it; what is in here the run closes."""
+
+
+class Sharing(Protocol):
+    """How a step finds what it works with, in whatever process it runs; travels with the step."""
+
+    def open(self, step: str) -> Shared:
+        """For the step of that name."""
+
+
+@dataclass(frozen=True)
+class Here:
+    """The run is in this process, under this name."""
+
+    name: str
+
+    def open(self, step: str) -> Shared:
+        """What the run shares; KeyError outside of it."""
+        return shared_by(self.name)
 
 
 _shared: dict[str, Shared] = {}

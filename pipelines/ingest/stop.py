@@ -7,6 +7,16 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Protocol
+
+
+class Stopping(Protocol):
+    """Whether a run is to stop; the steps look at it between units."""
+
+    def __bool__(self) -> bool: ...
+
+    def set(self, name: str | None = None) -> None:
+        """Ask for it."""
 
 
 class StopFlag:

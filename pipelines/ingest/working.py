@@ -1,24 +1,58 @@
-"""The waves of a run on this machine, and what their steps share."""
+"""Where the steps of a run work: in this process, wave by wave, or where a `Runner` says."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Protocol
 
+from m3core.checkpoint import ModelSpec
+from m3core.config.model import ChunkingSection
 from m3core.tokenize import TextTokenizer
 from pipelines.ingest import diff
 from pipelines.ingest.chunking import Chunker, ChunkingConfig
 from pipelines.ingest.commit import CommitStep
 from pipelines.ingest.embed import EncodeStep, LazyEncoder, UnitLimits
+from pipelines.ingest.listing import Listing
 from pipelines.ingest.load import LoadStep
 from pipelines.ingest.reading import ReadStep
+from pipelines.ingest.running import listing_for
 from pipelines.ingest.session import Request, Run
-from pipelines.ingest.shared import Shared
+from pipelines.ingest.shared import Shared, sharing
 from pipelines.ingest.stores import Stores
 from pipelines.ingest.tally import Tally
 from pipelines.ingest.waves import WaveLimits, cut_waves, item_groups, record_groups, source_bytes, wanted_items
 from pipelines.state.chunks import ChunkFiles
 from pipelines.state.lake import Lake
+
+
+class Runner(Protocol):
+    """Where the steps of a run work."""
+
+    def listing(self, run: Run[Request]) -> Listing:
+        """What the sources have now. Raises SourceError."""
+
+    def waves(self, run: Run[Request], work: diff.Work, stores: Stores, tally: Tally) -> int:
+        """Do the work wave after wave until all is done or the run is to stop; how many waves there were.
+
+        Each is committed, and counted in `tally`. Raises what a step raised.
+        """
+
+
+class Here:
+    """This process."""
+
+    def listing(self, run: Run[Request]) -> Listing:
+        """See `Runner`."""
+        return listing_for(run)
+
+    def waves(self, run: Run[Request], work: diff.Work, stores: Stores, tally: Tally) -> int:
+        """See `Runner`."""
+        shared = share(run, stores, tally)
+        with sharing(shared):
+            waves = run_waves(run, work, shared, tally)
+        shared.encode.lake.compact_index()
+        return waves
 
 
 def share(run: Run[Request], stores: Stores, tally: Tally) -> Shared:
@@ -52,12 +86,17 @@ def share(run: Run[Request], stores: Stores, tally: Tally) -> Shared:
 
 def chunker_of(request: Request) -> tuple[Chunker, int]:
     """The configured chunker, and the most tokens that specials and prefix add to a text."""
-    spec = request.build.spec
+    return chunker_for(request.config.chunking, request.build.spec)
+
+
+def chunker_for(section: ChunkingSection, spec: ModelSpec) -> tuple[Chunker, int]:
+    """The same from its parts: the chunking within the model's limit."""
     tokenizer = TextTokenizer.load(spec.folder)
     overhead = tokenizer.special_overhead(spec.passage_prefix)
     if spec.cls_stride is not None:
         overhead += spec.max_length // spec.cls_stride
-    return Chunker(tokenizer, chunking(request, overhead)), overhead
+    most = min(section.max_tokens, spec.max_length - overhead)
+    return Chunker(tokenizer, ChunkingConfig(max_tokens=most, overlap_tokens=section.overlap_tokens)), overhead
 
 
 def _saying(request: Request) -> Callable[[int, int], None]:
@@ -68,13 +107,6 @@ def _saying(request: Request) -> Callable[[int, int], None]:
         request.stop.announce(request.progress.stopping)
 
     return say
-
-
-def chunking(request: Request, overhead: int) -> ChunkingConfig:
-    """The configured chunking within the model's limit. `overhead`: tokens of specials and prefix."""
-    section = request.config.chunking
-    most = min(section.max_tokens, request.build.spec.max_length - overhead)
-    return ChunkingConfig(max_tokens=most, overlap_tokens=section.overlap_tokens)
 
 
 def run_waves(run: Run[Request], work: diff.Work, shared: Shared, tally: Tally) -> int:

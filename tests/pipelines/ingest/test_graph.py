@@ -14,6 +14,7 @@ from pipelines.ingest import graph
 from pipelines.ingest.embed import Reference, Work
 from pipelines.ingest.graph import EncodeUnit, quiet_beam
 from pipelines.ingest.load import Loaded, LoadStep, load
+from pipelines.ingest.shared import Here
 from tests.pipelines.ingest.projects import EDGE, Project, document
 
 
@@ -87,9 +88,9 @@ def test_the_engine_counts_what_the_encode_step_does(project: Project, monkeypat
 
 def test_a_step_outside_of_a_run_says_so() -> None:
     with pytest.raises(KeyError):
-        EncodeUnit("no run").setup()
+        EncodeUnit(Here("no run")).setup()
     with pytest.raises(RuntimeError, match="setup"):
-        next(EncodeUnit("no run").process(b""))
+        next(EncodeUnit(Here("no run")).process(b""))
 
 
 @pytest.mark.parametrize(("before", "inside"), [(logging.NOTSET, logging.ERROR), (logging.DEBUG, logging.DEBUG)])
