@@ -7,8 +7,9 @@ from typing import TypeGuard, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from m3core.config.model import Config, Section
+from m3core.config.model import Config
 from m3core.config.positions import KeyPath
+from m3core.config.section import Section
 
 
 def known_keys(path: KeyPath) -> tuple[str, ...]:

@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, TypedDict
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, Field, model_validator
+
+from m3core.config.runner import RunnerSection
+from m3core.config.section import Section, broken_rule
 
 COLLECTION_PATTERN = r"^[a-z][a-z0-9_]{0,40}$"
 NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,40}$"
@@ -23,17 +25,6 @@ RESERVED_FIELDS = frozenset(
 
 
 _LOOPBACK_URL = re.compile(r"http://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?(/|$)")
-
-
-class Section(BaseModel):
-    """A table of the configuration file: frozen, and unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def broken_rule(at: str, rule: str, remedy: str) -> PydanticCustomError:
-    """A rule between keys that does not hold; `at` is the dotted key to change."""
-    return PydanticCustomError("broken_rule", "{at}: {rule}", {"at": at, "rule": rule, "remedy": remedy})
 
 
 class CollectionSection(Section):
@@ -245,6 +236,7 @@ class Config(Section):
         "main": StoreSection(kind="qdrant-edge")
     }
     ingest: IngestSection = IngestSection()
+    runner: RunnerSection = RunnerSection()
     search: SearchSection = SearchSection()
     serve: ServeSection = ServeSection()
 

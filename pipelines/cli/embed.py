@@ -8,6 +8,7 @@ from m3core.errors import ExitCode
 from pipelines.cli.ingest import DeleteFractionOption
 from pipelines.cli.locked import FAIL, IfLockedOption, seconds_to_wait
 from pipelines.cli.options import ConfigOption, DryRunOption, JsonOption, open_config
+from pipelines.cli.runner import RunnerOption, on_runner, runner_of
 from pipelines.cli.writing import carry_out
 
 
@@ -16,6 +17,7 @@ def embed(
     if_locked: IfLockedOption = FAIL,
     max_delete_fraction: DeleteFractionOption = None,
     dry_run: DryRunOption = False,
+    runner: RunnerOption = None,
     json: JsonOption = False,
 ) -> int:
     """Encode the sources into the lake, no store.
@@ -32,8 +34,10 @@ def embed(
     from pipelines.ingest.run import ingest
     from pipelines.ingest.session import IngestOptions
 
-    options = IngestOptions(max_delete_fraction, lock_wait=seconds_to_wait(if_locked), load=False)
+    chosen = on_runner(loaded.config, runner)
+    where = runner_of(chosen, load=False)
+    options = IngestOptions(max_delete_fraction, lock_wait=seconds_to_wait(if_locked), load=False, runner=where)
     report = carry_out(
-        lambda: ingest(loaded.config, loaded.base, open_progress(sys.stderr), options=options), if_locked, as_json=json
+        lambda: ingest(chosen, loaded.base, open_progress(sys.stderr), options=options), if_locked, as_json=json
     )
     return ExitCode.OK if report is None else int(report.exit_code)

@@ -170,6 +170,11 @@ def find_waiting(manifest: Manifest, folder: Path, standing: Standing) -> Work:
     return Work(file, counts, 0, 0, Wanted.of(iter(())))
 
 
+def wanted_places(work: Work) -> Iterator[list[tuple[int, int]]]:
+    """Position in the listing and bytes of what must be read, in that order."""
+    yield from _select(work.file, ("position", "size"), ("read",))
+
+
 def known_places(work: Work) -> Wanted:
     """Where the documents are read that changed and that the manifest knows."""
     return Wanted.of(_select(work.file, ("source", "locator"), ("read",), known=True))

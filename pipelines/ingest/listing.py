@@ -15,12 +15,11 @@ from pipelines.state.runs import DeadLetter
 from pipelines.state.tombstones import Tombstones
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
 _ROWS_PER_WRITE = 8192
 _SAY_EVERY = 1000
-_PURGED = "purged"
+PURGED = "purged"
 _NONE = Tombstones()
 
 
@@ -38,7 +37,7 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A document as the listing of one split has it: item `number` of it. All that an engine moves to join it."""
+    """A document as the listing of one split has it: item `number` of it."""
 
     tenant: str
     doc_id: str
@@ -131,23 +130,17 @@ def list_split(number: int, split: Split, source: Source, tombstones: Tombstones
 
 
 def write_places(places: Sequence[Place], file: Path) -> None:
-    """The places of one split as part of a listing; positions ascend over the splits."""
+    """The places of one split as part of a listing; positions ascend over the splits. Whole or not at all: an engine
+    may run a step twice at once."""
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
     names = _schema().names[:-1]
     rows = [
         {**{name: getattr(one, name) for name in names}, "position": (one.split << 32) + one.number} for one in places
     ]
-    write_rows(pa.Table.from_pylist(rows, schema=_schema()), file)
-
-
-def write_rows(rows: pa.Table, file: Path) -> None:
-    """A file of the run folder, whole or not at all: an engine may run a step twice at once."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     buffer = pa.BufferOutputStream()
-    pq.write_table(rows, buffer)
+    pq.write_table(pa.Table.from_pylist(rows, schema=_schema()), buffer)
     write_atomic(file, buffer.getvalue().to_pybytes())
 
 
@@ -206,7 +199,7 @@ def _row(source: Source, item: SourceItem, found: _Found) -> dict[str, Any] | No
         found.incomplete.add(source.name)
         return None
     if found.tombstones.blocks(key):
-        found.skipped[_PURGED] += 1
+        found.skipped[PURGED] += 1
         return None
     return {
         "tenant": key[0],

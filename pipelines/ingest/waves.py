@@ -63,13 +63,13 @@ def wanted_items(sources: Mapping[str, Source], wanted: Wanted) -> Iterator[Sour
 
 def item_groups(items: Iterable[SourceItem], limits: WaveLimits) -> Iterator[ItemGroup]:
     """Items in groups of at most about a megabyte; a larger item goes alone."""
-    for part in _cut(items, lambda item: item.size + _ITEM_OVERHEAD, limits.group_bytes, _GROUP_ITEMS):
+    for part in cut_parts(items, lambda item: item.size + _ITEM_OVERHEAD, limits.group_bytes, _GROUP_ITEMS):
         yield ItemGroup(tuple(part))
 
 
 def record_groups(records: Iterable[DocumentRecord], limits: WaveLimits) -> Iterator[RecordGroup]:
     """Records in groups of a bounded number of chunks."""
-    for part in _cut(records, lambda record: len(record.chunk_ids), limits.group_chunks, _GROUP_ITEMS):
+    for part in cut_parts(records, lambda record: len(record.chunk_ids), limits.group_chunks, _GROUP_ITEMS):
         yield RecordGroup(tuple(part))
 
 
@@ -78,11 +78,16 @@ def cut_waves(items: Iterable[ItemGroup], records: Iterable[RecordGroup], limits
 
     def size_of(group: Group) -> int:
         if isinstance(group, RecordGroup):
-            chunks = sum(len(record.chunk_ids) for record in group.records)
-            return chunks * limits.chunk_tokens * _BYTES_PER_TOKEN
+            return record_bytes(group, limits)
         return sum(item.size + _ITEM_OVERHEAD for item in group.items)
 
-    yield from _cut(chain[Group](records, items), size_of, limits.wave_bytes)
+    yield from cut_parts(chain[Group](records, items), size_of, limits.wave_bytes)
+
+
+def record_bytes(group: RecordGroup, limits: WaveLimits) -> int:
+    """Bytes of text that the chunks of records have at most, about."""
+    chunks = sum(len(record.chunk_ids) for record in group.records)
+    return chunks * limits.chunk_tokens * _BYTES_PER_TOKEN
 
 
 def source_bytes(wave: Sequence[Group]) -> int | None:
@@ -92,9 +97,10 @@ def source_bytes(wave: Sequence[Group]) -> int | None:
     return sum(item.size for group in wave if isinstance(group, ItemGroup) for item in group.items)
 
 
-def _cut(
+def cut_parts(
     parts: Iterable[T], size_of: Callable[[T], int], most: int, most_parts: int | None = None
 ) -> Iterator[list[T]]:
+    """Parts in lists of at most `most` bytes (or one part) and at most `most_parts` parts."""
     held: list[T] = []
     total = 0
     for part in parts:

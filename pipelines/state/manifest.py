@@ -131,21 +131,6 @@ class Manifest:
         found = (one for one in read_documents(rows.to_pylist()) if one.key in wanted)
         return {one.key: one for one in found if not one.removed or (removed and one.waiting())}
 
-    @property
-    def shards(self) -> int:
-        """How many shards there are."""
-        return self._listing().shards
-
-    def within(self, first: int, last: int) -> list[DocumentRecord]:
-        """Newest record of every document of shards `first` to `last`, also of those that are gone but that a store
-        has still to delete."""
-        import pyarrow.compute as pc
-
-        listing, shard = self._listing(), pc.field("shard")
-        near = [file for file in listing.base if file.first_shard <= last and first <= file.last_shard]
-        rows = self._rows([*near, *listing.delta_files], listing, where=(shard >= first) & (shard <= last))
-        return [one for one in read_documents(newest(rows).to_pylist()) if not one.removed or one.waiting()]
-
     def shard_of(self, tenant: str, doc_id: str) -> int:
         """Shard of a document."""
         return shard_of((tenant, doc_id), self._listing().shards)
