@@ -6,12 +6,13 @@ USE := $(VENV)/.installed-use
 DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart servers test lint nightly test-wheel bench constraints reference-env reference-goldens clean
+.PHONY: help quickstart servers test test-flink lint nightly test-wheel bench constraints reference-env reference-goldens clean
 
 help:
 	@echo "make quickstart   install, ingest the sample corpus, answer five questions"
 	@echo "make servers      Elasticsearch and Milvus Lite for trials, until Ctrl-C; prints the configuration"
 	@echo "make test         install and run every test that can run here"
+	@echo "make test-flink   the tests on a real Flink cluster; its parts are fetched once"
 	@echo "make lint         ruff, mypy --strict, import-linter"
 	@echo "make nightly      the heavy campaigns: kills, wheel in an empty environment, charts and rules, Airflow"
 	@echo "make bench        tables of start-up, ingest and search times"
@@ -30,7 +31,12 @@ servers: $(DEV)
 # Two workers on two cores: a second thread in each would only wait for the other's.
 test: $(DEV)
 	$(BIN)/m3 models pull m3-small
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not nightly" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not nightly and not flink" $(PYTEST_ARGS)
+
+# In one process: the cluster has two slots, and the machine as a rule two cores.
+test-flink: $(DEV)
+	$(BIN)/m3 models pull m3-small
+	OMP_NUM_THREADS=1 timeout 600 $(BIN)/python -m pytest -p no:randomly -m flink tests/flink $(PYTEST_ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .
