@@ -81,9 +81,10 @@ class OnEngine:
             finally:
                 watch.sum_up(tally.totals)
                 done = _take_over(files, number, stores, tally)
-            if done is None:
+            if done is not None:
+                request.progress.committed(done.documents, None)
+            elif not watch.asked:  # told to end before anything was read there is nothing to commit
                 raise StateError("the job ended without a commit", "see the engine's log, then run it again")
-            request.progress.committed(done.documents, None)
             if request.stop or watch.asked:
                 break
         watch.check_deadline()

@@ -15,7 +15,10 @@ from pipelines.ingest.progress import NoProgress
 from pipelines.ingest.replay import load_waiting
 from pipelines.ingest.report import IngestReport
 from pipelines.ingest.runners.direct import DirectEngine
+from pipelines.ingest.runners.engine import Build
 from pipelines.ingest.runners.launch import OnEngine
+from pipelines.ingest.runners.order import Order
+from pipelines.ingest.runners.watch import DeadlineError, Watch
 from pipelines.state.lake import Lake
 from tests.pipelines.ingest.projects import Project, document
 from tests.servers.running import Servers, connection_of
@@ -133,6 +136,27 @@ def test_too_many_deletes_and_an_empty_source_are_refused_before_anything_change
     with pytest.raises(SourceError, match="has no document"):
         project.ingest(runner=runner, max_delete_fraction=1.0)
     assert end_state(project) == before
+
+
+class Late(DirectEngine):
+    """Looks at the clock before it begins."""
+
+    def run(self, build: Build, order: Order, watch: Watch) -> None:
+        watch.look()
+        super().run(build, order, watch)
+
+
+def test_a_run_that_is_late_before_its_workers_begin_changes_nothing(
+    tmp_path: Path, tiny_model: Path, servers: Servers
+) -> None:
+    project = project_on(servers, tmp_path / "p", tiny_model)
+    fill(project)
+    project.settings["runner"] = {**_RUNNER, "deadline": 0.001}
+    with pytest.raises(DeadlineError, match="what was finished is committed"):
+        project.ingest(runner=OnEngine(Late()))
+    assert not project.records()
+    project.settings["runner"] = _RUNNER
+    assert project.ingest(runner=OnEngine(Late())).documents.new == 31
 
 
 def test_embed_on_an_engine_and_load_at_home(tmp_path: Path, tiny_model: Path, servers: Servers) -> None:
