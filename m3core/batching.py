@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import numpy as np
 import torch
 
 _Result = TypeVar("_Result")
+# Calls what it is given in several threads at once and returns when all have (m3core.lanes).
+SideBySide = Callable[[Callable[[], None]], None]
 # After a halving, this many batches in a row that fit raise the share by a quarter.
 _PATIENCE = 8
 _GROWTH = 1.25
@@ -71,30 +75,73 @@ def forward_all(
     asked: int,
     budget: TokenBudget,
     forward: Callable[[list[int]], _Result],
+    side_by_side: SideBySide | None = None,
 ) -> tuple[list[_Result], list[int]]:
     """Run `forward` on batches of indices, longest texts first, each of max length x size <= the budget of the moment.
 
     A batch that does not fit is tried again in smaller ones. Returns the results and the indices of the texts that do
     not even fit alone. Longest first, so that what does not fit shows at once; ties keep the order of the texts.
+    With `side_by_side` the results come in the order in which they are finished, and a text is only called too large
+    when it was tried with nothing beside it.
     """
-    waiting = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable").tolist()
     results: list[_Result] = []
-    alone: list[int] = []
-    place = 0
-    while place < len(waiting):
-        longest = max(1, lengths[waiting[place]])
-        size = max(1, budget.tokens(asked) // longest)
-        batch = waiting[place : place + size]
-        try:
-            results.append(forward(batch))
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            budget.shrink(asked, longest * len(batch))
+
+    def drain(waiting: _Waiting) -> None:
+        with waiting.left_when_one_fails():
+            while batch := waiting.take(budget.tokens(asked)):
+                try:
+                    results.append(forward(batch))
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    budget.shrink(asked, max(1, lengths[batch[0]]) * len(batch))
+                    waiting.did_not_fit(batch)
+                else:
+                    budget.grow()
+
+    waiting = _Waiting(lengths, np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable").tolist())
+    if side_by_side is not None:
+        with waiting.left_when_one_fails():
+            side_by_side(lambda: drain(waiting))
+        waiting = _Waiting(lengths, waiting.alone)
+    drain(waiting)
+    return results, waiting.alone
+
+
+class _Waiting:
+    """Indices of texts that wait for their batch, in order, and those that did not fit alone. Safe between threads."""
+
+    def __init__(self, lengths: Sequence[int], order: Sequence[int]) -> None:
+        self._lock = threading.Lock()
+        self._lengths = lengths
+        self._runs = [deque(order)]
+        self.alone: list[int] = []
+
+    def take(self, tokens: int) -> list[int]:
+        """The next batch: max length x size <= `tokens`, or one text. Empty when nothing waits."""
+        with self._lock:
+            while self._runs and not self._runs[-1]:
+                self._runs.pop()
+            if not self._runs:
+                return []
+            run = self._runs[-1]
+            size = max(1, tokens // max(1, self._lengths[run[0]]))
+            return [run.popleft() for _ in range(min(size, len(run)))]
+
+    def did_not_fit(self, batch: list[int]) -> None:
+        """Its texts come next; one alone does not come again."""
+        with self._lock:
             if len(batch) > 1:
-                continue
-            alone.append(batch[0])
-        else:
-            budget.grow()
-        place += len(batch)
-    return results, alone
+                self._runs.append(deque(batch))
+            else:
+                self.alone.extend(batch)
+
+    @contextmanager
+    def left_when_one_fails(self) -> Iterator[None]:
+        """Nothing more is given out after an error inside."""
+        try:
+            yield
+        except BaseException:
+            with self._lock:
+                self._runs.clear()
+            raise

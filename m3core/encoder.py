@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from m3core.errors import EncodeMemoryError, UsageError
 from m3core.fingerprint import encoder_fingerprint
 from m3core.gathering import Part, gather_dense, gather_lexical, gather_multi
 from m3core.heads import Linear, read_head
+from m3core.lanes import Lanes, lane_count
 from m3core.layout import MULTI_HEAD, SPARSE_HEAD
 from m3core.lexical import pool_token_weights
 from m3core.model import (
@@ -150,13 +152,18 @@ class Encoder:
         return Tokens(*self.tokenizer.encode(texts, spec.prefix(kind), spec.limit(kind), spec.cls_stride))
 
     def _encode(self, tokens: Tokens, batch_tokens: int, progress: BatchProgress | None) -> Encoded:
+        telling = threading.Lock()
+
         def forward(indices: list[int]) -> Part:
             part = self._forward(indices, [tokens.ids[index] for index in indices])
             if progress is not None:
-                progress(indices, sum(tokens.lengths[index] for index in indices))
+                with telling:
+                    progress(indices, sum(tokens.lengths[index] for index in indices))
             return part
 
-        parts, alone = forward_all(tokens.lengths, batch_tokens, self.budget, forward)
+        count = self._lane_count(batch_tokens, sum(tokens.lengths))
+        side_by_side = partial(self._lanes.run, lanes=count) if count > 1 else None
+        parts, alone = forward_all(tokens.lengths, batch_tokens // count, self.budget, forward, side_by_side)
         encoded = Encoded(
             dense=gather_dense(parts, len(tokens.ids), self.spec.dense_dim) if self._gives(Signal.DENSE) else None,
             lexical=gather_lexical(parts, len(tokens.ids)) if self._gives(Signal.LEXICAL) else None,
@@ -167,6 +174,13 @@ class Encoder:
         if alone:
             raise EncodeMemoryError.of(sorted(alone), [tokens.lengths[index] for index in sorted(alone)], encoded)
         return encoded
+
+    def _lane_count(self, batch_tokens: int, tokens: int) -> int:
+        return lane_count(torch.get_num_threads(), batch_tokens, tokens) if self.execution.device == "cpu" else 1
+
+    @cached_property
+    def _lanes(self) -> Lanes:
+        return Lanes(torch.get_num_threads())
 
     def _gives(self, signal: Signal) -> bool:
         return signal in self.signals

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
+import threading
+from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m3core.batching import TokenBudget, forward_all, is_out_of_memory
+from m3core.lanes import Lanes
 
 _LENGTHS = st.lists(st.integers(0, 50), max_size=60)
 
@@ -112,6 +115,46 @@ def test_torch_says_so_when_an_allocation_is_too_large() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 60, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)
+
+
+def side_by_side(work: Callable[[], None]) -> None:
+    Lanes(3).run(work, lanes=3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(_LENGTHS, st.integers(1, 120), st.integers(1, 60), st.integers(0, 1 << 16))
+def test_side_by_side_every_text_that_fits_comes_out_once(lengths: list[int], asked: int, room: int, seed: int) -> None:
+    chance, lock = random.Random(seed), threading.Lock()
+    beside = 0
+
+    def forward(indices: list[int]) -> list[int]:
+        nonlocal beside
+        with lock:
+            beside += 1
+            unlucky = beside > 1 and chance.random() < 0.5  # another lane has the memory
+        try:
+            if unlucky or max(lengths[i] for i in indices) * len(indices) > room:
+                raise _oom()
+            return indices
+        finally:
+            with lock:
+                beside -= 1
+
+    batches, alone = forward_all(lengths, asked, TokenBudget(), forward, side_by_side)
+    assert sorted([index for batch in batches for index in batch] + alone) == list(range(len(lengths)))
+    assert sorted(alone) == [index for index, length in enumerate(lengths) if length > room]
+
+
+def test_side_by_side_an_error_ends_all_lanes() -> None:
+    begun = []
+
+    def forward(indices: list[int]) -> None:
+        begun.append(indices)
+        raise ValueError(f"text {indices[0]}")
+
+    with pytest.raises(ValueError, match="text"):
+        forward_all([1] * 1000, 1, TokenBudget(), forward, side_by_side)
+    assert len(begun) <= 3
 
 
 def test_any_other_error_passes_through() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -48,6 +49,25 @@ def test_results_come_in_the_order_of_the_texts_whatever_the_batches(encoder: En
     assert backwards.dense is not None
     assert small.dense is not None
     assert backwards.dense[::-1] == pytest.approx(small.dense, abs=1e-5)
+
+
+def test_vectors_do_not_depend_on_lanes(encoder: Encoder) -> None:
+    texts = [f"train number {n} " * (1 + n % 8) for n in range(400)]
+    names, before = set[str](), torch.get_num_threads()
+
+    def note(places: Sequence[int], tokens: int) -> None:
+        names.add(threading.current_thread().name.split("_")[0])
+
+    torch.set_num_threads(1)
+    try:
+        alone = encoder.encode(texts, progress=note)
+        assert names == {threading.current_thread().name}
+        torch.set_num_threads(3)
+        beside = encoder.encode(texts, progress=note)
+    finally:
+        torch.set_num_threads(before)
+    assert "m3-lane" in names
+    _same(beside, alone)
 
 
 def test_shapes_norms_and_dtypes(encoder: Encoder) -> None:
