@@ -16,7 +16,7 @@ from pipelines.ingest.packing import SPAN, content_weights, divide, pack_evenly
 from pipelines.ingest.sentences import grapheme_floor
 
 # Part of the collection fingerprint: raise it when the same text would be cut otherwise.
-CHUNKER_VERSION = "chunker-1"
+CHUNKER_VERSION = "chunker-2"
 
 MIN_TOKENS = 32
 # Headings above a chunk take at most this share of its tokens.

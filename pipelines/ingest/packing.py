@@ -14,15 +14,21 @@ import numpy as np
 
 from m3core.types import Int64Array
 
-# A part holds at most this many budgets: small, so that edits stay local; not tiny, so that chunks come out full.
-SPAN = 4
+# A part holds at most this many budgets: small, so that edits stay local; not one, so that chunks come out fuller.
+SPAN = 2
+# No cut is nearer to an end of its range than half a budget (chunks would be slivers), nor than this share of the
+# range (weights in a hostile order would peel off part after part, each time looking at all that is left).
+_HALF, _SHARE = 2, 16
+# A weight is the coarseness of the boundary, finest kind 4, above as many bits of a hash.
+_FINEST, _HASH_BITS = 4, 60
 
 
 def divide(cumulative: Sequence[int], weights: Int64Array, budget: int) -> list[tuple[int, int]]:
     """Ranges of atoms, in order, of at most SPAN budgets of tokens each (or of one atom).
 
     `cumulative` `[N + 1]` counts the tokens before each atom; `weights` `[N]` says how much its content wants a cut
-    before each atom. A range that is too long is cut where the weight is largest, the nearest to the middle of these.
+    before each atom. A range that is too long is cut where the weight is largest, the nearest to the middle of these,
+    but not close to its ends.
     """
     parts: list[tuple[int, int]] = []
     counts = np.asarray(cumulative, dtype=np.int64)
@@ -32,12 +38,24 @@ def divide(cumulative: Sequence[int], weights: Int64Array, budget: int) -> list[
         if last - first < 2 or counts[last] - counts[first] <= SPAN * budget:
             parts.append((first, last))
             continue
-        inner = weights[first + 1 : last]
-        best = np.flatnonzero(inner == inner.max()) + first + 1
-        middle = (counts[first] + counts[last]) / 2
-        cut = int(best[np.argmin(np.abs(counts[best] - middle))])
+        cut = _heaviest(counts, weights, *_inside(counts, first, last, budget), first, last)
         waiting.extend([(cut, last), (first, cut)])
     return parts
+
+
+def _inside(counts: Int64Array, first: int, last: int, budget: int) -> tuple[int, int]:
+    """The range of atoms before which `[first, last)` may be cut; all inner ones if none is far from both ends."""
+    margin = max(budget // _HALF, int(counts[last] - counts[first]) // _SHARE)
+    low = first + 1 + int(np.searchsorted(counts[first + 1 : last], counts[first] + margin))
+    high = first + 1 + int(np.searchsorted(counts[first + 1 : last], counts[last] - margin, side="right"))
+    return (low, high) if low < high else (first + 1, last)
+
+
+def _heaviest(counts: Int64Array, weights: Int64Array, low: int, high: int, first: int, last: int) -> int:
+    inner = weights[low:high]
+    best = np.flatnonzero(inner == inner.max()) + low
+    middle = (counts[first] + counts[last]) / 2
+    return int(best[np.argmin(np.abs(counts[best] - middle))])
 
 
 def pack_evenly(cumulative: Sequence[int], first: int, last: int, budget: int) -> list[tuple[int, int]]:
@@ -73,15 +91,8 @@ def _largest(cumulative: Sequence[int], ranges: list[tuple[int, int]]) -> int:
 def content_weights(kinds: Sequence[int], digests: Sequence[int]) -> Int64Array:
     """How much each atom's place wants a cut, `[N]`.
 
-    Coarser boundaries (a small `kind`) come first; among equals a hash of the two atoms that meet there decides, by
-    the number of its trailing zero bits, so that few boundaries rank high and equal neighbours rank alike.
+    Coarser boundaries (a small `kind`, 0 to 4) come first; among equals the 64-bit digest of what begins there decides.
     """
-    own = np.array(digests, dtype=np.uint64)
-    mixed = own ^ (np.roll(own, 1) * np.uint64(0x9E3779B97F4A7C15))
-    mixed = (mixed ^ (mixed >> np.uint64(31))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed ^= mixed >> np.uint64(29)
-    mixed |= np.uint64(1 << 62)
-    lowest = mixed & (~mixed + np.uint64(1))
-    zeros: Int64Array = np.log2(lowest.astype(np.float64)).astype(np.int64)
-    coarseness: Int64Array = -64 * np.array(kinds, dtype=np.int64)
-    return zeros + coarseness
+    hashed = np.array(digests, dtype=np.uint64) >> np.uint64(64 - _HASH_BITS)
+    coarseness = (_FINEST - np.array(kinds, dtype=np.int64)) << _HASH_BITS
+    return coarseness + hashed.astype(np.int64)

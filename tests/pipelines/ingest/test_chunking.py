@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from m3core.types import Chunk, Document, Markup
 from pipelines.ingest.boundaries import TokenOffsets
 from pipelines.ingest.chunking import Chunker, ChunkingConfig
 from pipelines.ingest.ids import chunk_id, text_hash
-from tests.pipelines.ingest.token_counters import KINDS, Tokens, characters, doublings, utf8_bytes, word_pieces
+from tests.pipelines.ingest.token_counters import KINDS, Tokens, characters, doublings, utf8_bytes, word_pieces, words
 
 
 def document(text: str, title: str = "", markup: Markup = "plain", language: str = "en") -> Document:
@@ -185,6 +187,69 @@ def test_an_edit_moves_only_its_neighbours(seed: int, place: int, edit: str, lim
     assert new.total() <= 12
     changed = [chunk.ordinal for chunk in after if chunk.id in new]
     assert not changed or changed[-1] - changed[0] < 2 * 12
+
+
+_PAGES, _PER_PAGE = 200, 5
+
+
+@cache
+def _book() -> tuple[list[str], frozenset[str]]:
+    """The paragraphs of 200 pages and the ids of their chunks."""
+    paragraphs = _pages(0, _PAGES)
+    return paragraphs, frozenset(chunk.id for chunk in _book_chunks(paragraphs))
+
+
+def _pages(seed: int, count: int) -> list[str]:
+    """Five paragraphs of 40 to 110 words to the page, as in a report."""
+    chance = random.Random(seed)
+    words = [
+        "train",
+        "desk",
+        "ticket",
+        "refunded",
+        "night",
+        "journey",
+        "thirty",
+        "days",
+        "books",
+        "travel",
+        "the",
+        "of",
+    ]
+    numbered = [f"{word}{number}" for word in words for number in range(20)]
+    return [" ".join(chance.choices(numbered, k=chance.randint(40, 110))) + "." for _ in range(count * _PER_PAGE)]
+
+
+def _book_chunks(paragraphs: Sequence[str], page: Sequence[str] = ()) -> list[Chunk]:
+    """The page comes first under the first heading."""
+    chapters = [paragraphs[first : first + 50] for first in range(0, len(paragraphs), 50)]
+    chapters[0] = [*page, *chapters[0]]
+    text = "\n\n".join(f"# Chapter {number}\n\n" + "\n\n".join(chapter) for number, chapter in enumerate(chapters))
+    return Chunker(words(), ChunkingConfig(512)).chunks(document(text, "Report", "markdown"), "c")
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, _PAGES * _PER_PAGE - 1), st.floats(0.1, 1), st.integers(0, 12), st.integers(0, 12))
+def test_an_edited_paragraph_of_200_pages_is_at_most_three_chunks(
+    place: int, where: float, removed: int, added: int
+) -> None:
+    paragraphs, before = _book()
+    old = paragraphs[place].split()
+    at = int(where * (len(old) - 1))
+    edited = [*old[:at], "edited", *["new"] * added, *old[at + removed :]]
+    after = _book_chunks([*paragraphs[:place], " ".join(edited), *paragraphs[place + 1 :]])
+    assert 1 <= len({chunk.id for chunk in after} - before) <= 3
+    assert len(before) > 150
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(1, 1 << 16))
+def test_a_page_put_before_200_others_is_its_chunks_and_two(seed: int) -> None:
+    paragraphs, before = _book()
+    page = _pages(seed, 1)
+    after = _book_chunks(paragraphs, page)
+    own = [chunk for chunk in after if any(paragraph[:40] in chunk.text for paragraph in page)]
+    assert 1 <= len({chunk.id for chunk in after} - before) <= len(own) + 2
 
 
 def test_an_edit_under_one_heading_leaves_the_other_sections_alone() -> None:

@@ -38,6 +38,14 @@ def characters() -> Tokens:
 
 
 @cache
+def words() -> Tokens:
+    """One token per word and per mark of punctuation: quick on long texts."""
+    tokenizer = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return Tokens(tokenizer)
+
+
+@cache
 def utf8_bytes() -> Tokens:
     """One token per byte of UTF-8, white space included: four for an emoji."""
     alphabet = {char: number for number, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
