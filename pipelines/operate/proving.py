@@ -1,9 +1,9 @@
 """What a generation must prove before searches find it.
 
 It has seen the deletes and acl changes of every run; nothing of it waits for a store; every store has as many rows as
-its manifest has chunks; a sample of stored vectors gives the scores that the lake's vectors give. A promotion also asks
-that no document of the live generation is missing in it, or older, unless the caller accepts that. What else is asked
-(queries of the user) comes as a function.
+its manifest has chunks (none of a document that it refused); a sample of stored vectors gives the scores that the
+lake's vectors give. A promotion also asks that no document of the live generation is missing in it, or older, unless
+the caller accepts that. What else is asked (queries of the user) comes as a function.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pipelines.operate.findings import Findings
 from pipelines.operate.sampling import Sample, compare_vectors, draw
 from pipelines.operate.stores import Store, stores_of
 from pipelines.state.collection import Generation
-from pipelines.state.manifest import Manifest
+from pipelines.state.manifest import Manifest, ManifestCounts
 from pipelines.state.tables import duckdb_connection
 
 _MISSING = """
@@ -71,12 +71,13 @@ def checks_of(target: Collection, asked: Asked) -> Iterator[Check]:
     embedded store cannot be had, or the lease is lost."""
     behind = _check_behind(target)
     yield behind
-    pending = _check_pending(target)
+    counts = target.manifest.counts()
+    pending = _check_pending(target, counts)
     yield pending
     with work_folder(target.place) as folder:
         missing = _check_missing(target, folder, accepted=asked.accept_missing)
         yield missing
-        stores = list(_check_stores(target, folder, asked))
+        stores = list(_check_stores(target, counts, folder, asked))
         yield from stores
     if all(check.passed for check in (behind, pending, missing, *stores)):
         for gate in asked.gates:
@@ -97,8 +98,7 @@ def _check_behind(target: Collection) -> Check:
     )
 
 
-def _check_pending(target: Collection) -> Check:
-    counts = target.manifest.counts()
+def _check_pending(target: Collection, counts: ManifestCounts) -> Check:
     waiting = {name: count for name, count in counts.pending.items() if count}
     told = ", ".join(f"{counted(count, 'document')} for {name}" for name, count in waiting.items())
     held = f"{counted(counts.documents, 'document')} in {counted(counts.chunks, 'chunk')}"
@@ -131,7 +131,7 @@ def _check_missing(target: Collection, folder: Path, *, accepted: bool) -> Check
     return Check("nothing missing", accepted, " and ".join(parts), remedy)
 
 
-def _check_stores(target: Collection, folder: Path, asked: Asked) -> Iterator[Check]:
+def _check_stores(target: Collection, counts: ManifestCounts, folder: Path, asked: Asked) -> Iterator[Check]:
     """Settings for searching, rows of every store, and the scores of some of them."""
     expected = write_expected(target, folder)
     drawn = draw(target, expected, asked.sample)
@@ -140,7 +140,7 @@ def _check_stores(target: Collection, folder: Path, asked: Asked) -> Iterator[Ch
             try:
                 if asked.finish_loading:
                     _finish_loading(store, asked.before_request)
-                yield _check_store(store, expected.chunks, drawn, findings)
+                yield _check_store(store, counts.rows_of(store.name), drawn, findings)
             except LockedError:
                 raise
             except M3Error as error:

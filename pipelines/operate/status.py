@@ -88,8 +88,8 @@ class Status:
         for store in self.stores:
             if store.error is not None:
                 yield Fault(f"store {store.name} cannot be read: {store.error.message}", store.error.remedy)
-            elif store.rows != self.counts.chunks and not store.pending and self.writer is None:
-                yield Fault(f"store {store.name} has {store.rows:,} rows for {self.counts.chunks:,} chunks", "m3 audit")
+            elif store.rows != (rows := self.counts.rows_of(store.name)) and not store.pending and self.writer is None:
+                yield Fault(f"store {store.name} has {store.rows:,} rows for {rows:,} chunks", "m3 audit")
         if self.runs and self.runs[0].failed:
             why = f": {self.runs[0].message}" if self.runs[0].message else ""
             yield Fault(f"run {self.runs[0].run} ended with {self.runs[0].outcome}{why}", "m3 ingest")

@@ -163,6 +163,20 @@ def pending_by_store(rows: pa.Table) -> dict[str, int]:
     return {row["store"]: row["count_all"] for row in counts if row["status"] == "pending"}
 
 
+def refused_by_store(rows: pa.Table) -> dict[str, int]:
+    """How many chunks belong to documents that each store refused."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    status = rows.column("status").combine_chunks()
+    chunks = pc.list_value_length(rows.column("chunk_ids").combine_chunks()).to_numpy(zero_copy_only=False)
+    per_store = np.repeat(chunks, np.diff(status.offsets.to_numpy()))
+    table = pa.table({"store": status.keys, "status": status.items, "chunks": per_store})
+    counts = table.filter(pc.field("status") == REFUSED).group_by("store").aggregate([("chunks", "sum")]).to_pylist()
+    return {row["store"]: row["chunks_sum"] for row in counts}
+
+
 def documents_schema() -> pa.Schema:
     """The columns."""
     import pyarrow as pa

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from pipelines.state.documents import (
     kept_rows,
     newest,
     pending_by_store,
+    refused_by_store,
     read_documents,
     shard_of,
     tombstone,
@@ -49,11 +50,17 @@ _PART_ROWS = 1 << 16
 
 @dataclass(frozen=True)
 class ManifestCounts:
-    """Documents and chunks that are there; per store, documents (removed ones too) with something pending."""
+    """Documents and chunks that are there; per store, documents (removed ones too) with something pending, and chunks of
+    documents that it refused."""
 
     documents: int
     chunks: int
     pending: Mapping[str, int]
+    refused: Mapping[str, int] = field(default_factory=dict)
+
+    def rows_of(self, store: str) -> int:
+        """How many rows a store has that waits for nothing: none of a document that it refused."""
+        return self.chunks - self.refused.get(store, 0)
 
 
 class Manifest:
@@ -141,12 +148,14 @@ class Manifest:
 
         documents = chunks = 0
         pending: Counter[str] = Counter()
+        refused: Counter[str] = Counter()
         for rows in self._parts():
             there = rows.filter(pc.invert(rows.column("removed")))
             documents += there.num_rows
             chunks += pc.sum(pc.list_value_length(there.column("chunk_ids"))).as_py() or 0
             pending.update(pending_by_store(rows))
-        return ManifestCounts(documents, chunks, dict(sorted(pending.items())))
+            refused.update(refused_by_store(there))
+        return ManifestCounts(documents, chunks, dict(sorted(pending.items())), dict(sorted(refused.items())))
 
     def attach(self, connection: duckdb.DuckDBPyConnection, view: str = "manifest", *, removed: bool = False) -> None:
         """Make the newest records (columns named like DocumentRecord's fields, and `run` and `wave`) a view of a DuckDB

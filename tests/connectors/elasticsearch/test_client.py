@@ -87,6 +87,29 @@ def test_a_wrong_key_is_named_by_its_setting_only(
         ensure(reach(store, guarded.url))
 
 
+def test_a_key_that_expires_during_a_load_loses_nothing_and_the_next_key_goes_on(
+    store: Store, guarded: FaultProxy, tmp_path: Path
+) -> None:
+    file = tmp_path / "key"
+    file.write_text(CANARY)
+    options, rows = reach(store, guarded.url, api_key=f"file:{file}"), make_rows(12)
+    sink = ElasticsearchSink(options)
+    sink.ensure(options.schema)
+    assert sink.write(rows[:6]).acknowledged == 6
+    guarded.api_key = "the-next-key"
+    with pytest.raises(StoreError, match=r"refused our credentials \(401\)") as caught:
+        sink.write(rows[6:])
+    assert "stores.text.api_key" in caught.value.remedy
+    assert CANARY not in str(caught.value)
+    sink.close()
+    file.write_text("the-next-key")
+    again = ElasticsearchSink(options)
+    assert dict(again.scan()).keys() == {row.chunk.id for row in rows[:6]}
+    assert again.write(rows[6:]).acknowledged == 6
+    assert again.count() == 12
+    again.close()
+
+
 def test_a_search_with_a_wrong_key_is_the_same_error(
     store: Store, guarded: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

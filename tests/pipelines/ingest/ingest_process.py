@@ -12,15 +12,18 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from m3core.config.model import Config
+from pipelines.ingest import running
 from pipelines.ingest.progress import Lines
 from pipelines.ingest.replay import load_waiting
 from pipelines.ingest.run import IngestOptions, ingest
+from pipelines.state.lease import DEFAULT_TTL, acquire_lease
 
 _PRELOADED = (
     "connectors.qdrant.edge.sink",
@@ -40,14 +43,34 @@ class IngestProcess:
     folder: Path
 
     @classmethod
-    def start(cls, raw_config: dict[str, Any], base: Path, point: str = "", command: str = "ingest") -> IngestProcess:
+    def start(
+        cls,
+        raw_config: dict[str, Any],
+        base: Path,
+        point: str = "",
+        command: str = "ingest",
+        lease_seconds: float = DEFAULT_TTL,
+    ) -> IngestProcess:
         """Start a run. `point` is `module:Class.function:before|after:n:SIGNAL`, around the n-th call; `command` is
         ingest, embed, build or load."""
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(list(_PRELOADED))
-        process = context.Process(target=_run, args=(raw_config, base, point, command))
+        process = context.Process(target=_run, args=(raw_config, base, point, command, lease_seconds))
         process.start()
         return cls(process, base)
+
+    def wait_until_stopped(self, seconds: float) -> None:
+        """Until SIGSTOP has taken effect."""
+        deadline = time.monotonic() + seconds
+        while _state(self.process.pid) != "T":
+            if not self.process.is_alive() or time.monotonic() > deadline:
+                raise TimeoutError(f"the run did not stop itself within {seconds} s: {self.said}")
+            time.sleep(0.02)
+
+    def go_on(self) -> None:
+        """After SIGSTOP."""
+        assert self.process.pid
+        os.kill(self.process.pid, signal.SIGCONT)
 
     def wait(self, seconds: float) -> int:
         """The exit code; minus the signal's number if one ended it."""
@@ -69,7 +92,13 @@ class IngestProcess:
         return dict(json.loads((self.folder / "report.json").read_text()))
 
 
-def _run(raw_config: dict[str, Any], base: Path, point: str, command: str) -> None:
+def _state(pid: int | None) -> str:
+    # After the name, which is in brackets and may hold anything.
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def _run(raw_config: dict[str, Any], base: Path, point: str, command: str, lease_seconds: float) -> None:
+    running.acquire_lease = functools.partial(acquire_lease, ttl=lease_seconds)  # type: ignore[assignment]
     with (base / "stderr").open("w") as stderr:
         os.dup2(stderr.fileno(), 2)
     if point:

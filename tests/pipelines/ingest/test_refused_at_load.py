@@ -17,11 +17,13 @@ from pipelines.ingest.report import IngestReport
 from pipelines.operate.audit import audit
 from pipelines.operate.collection import Place
 from pipelines.operate.letters import replay
+from pipelines.operate.promoting import PromoteRequest, promote
+from pipelines.operate.status import status
 from pipelines.state.manifest import Manifest
 from pipelines.state.runs import read_dead_letters
 from tests.pipelines import fake_encoder
 from tests.pipelines.ingest.outage import TWO
-from tests.pipelines.ingest.projects import Project
+from tests.pipelines.ingest.projects import MEMORY, Project
 from tests.tiny import HIDDEN, MULTI_DIM
 
 PICKY, BAD = "words", "d001.md"
@@ -128,3 +130,24 @@ def test_a_store_that_lost_its_rows_is_asked_for_all_again(
         sink.delete([chunk_id for record in embedded.records().values() for chunk_id in record.chunk_ids])
     embedded.ingest()
     check(embedded, tmp_path, without=())
+
+
+def test_status_counts_no_row_of_it(embedded: Project) -> None:
+    load(embedded)
+    shown = status(Place.of(embedded.config, embedded.base))
+    rows = {store.name: store.rows for store in shown.stores}
+    assert rows[PICKY] == (rows["main"] or 0) - len(embedded.records()[BAD].chunk_ids)
+    assert not [fault for fault in shown.faults() if "rows for" in fault.message]
+
+
+def test_a_generation_without_its_rows_can_be_promoted(project: Project, refusing: set[str]) -> None:
+    project.settings["stores"] = MEMORY
+    project.write_many(3)
+    project.ingest()
+    project.settings["stores"] = TWO
+    project.ingest(build=True, load=False)
+    project.ingest(build=True)
+    second = project.of_generation(2)
+    assert second.records()[BAD].status == {"main": "done", PICKY: "refused"}
+    done = promote(PromoteRequest(Place.of(project.config, project.base)))
+    assert done.flipped, [check for check in done.checks if not check.passed]
