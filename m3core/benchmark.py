@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 
-from m3core.batching import TokenBudget, forward_all
 from m3core.encoder import Encoder
 
 
@@ -43,24 +42,22 @@ def measure_encoding(encoder: Encoder, texts: Sequence[str], batch_tokens: int, 
     spec = encoder.spec
     ids, truncated = encoder.tokenizer.encode(texts, spec.prefix("passage"), spec.limit("passage"), spec.cls_stride)
     lengths = [len(row) for row in ids]
-    padded = 0
+    padded: dict[tuple[int, ...], int] = {}
 
     @torch.inference_mode()
     def bare(indices: list[int]) -> None:
-        nonlocal padded
         counts = [lengths[i] for i in indices]
-        padded += max(counts) * len(counts) - sum(counts)
+        padded[tuple(indices)] = max(counts) * len(counts) - sum(counts)
         packed = torch.tensor([token for i in indices for token in ids[i]])
         encoder.backbone(packed.to(encoder.execution.device), counts).float().cpu()
 
     whole, alone = float("inf"), float("inf")
     for _ in range(rounds):
-        padded = 0
+        padded.clear()
         whole = min(whole, seconds_of(lambda: encoder.encode(texts, batch_tokens=batch_tokens)))
-        alone = min(alone, seconds_of(lambda: forward_all(lengths, batch_tokens, TokenBudget(), bare)))
-    return EncodeFigures(
-        len(texts), sum(lengths), sum(truncated), torch.get_num_threads(), padded / sum(lengths), whole, alone
-    )
+        alone = min(alone, seconds_of(lambda: encoder.run_batches(lengths, batch_tokens, bare)))
+    padding = sum(padded.values()) / sum(lengths)
+    return EncodeFigures(len(texts), sum(lengths), sum(truncated), torch.get_num_threads(), padding, whole, alone)
 
 
 def seconds_of(work: Callable[[], object]) -> float:

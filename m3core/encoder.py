@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ from m3core.types import ALL_SIGNALS, ChunkVectors, Encoded, LexicalBatch, Query
 from m3core.windows import WINDOW_TEXTS, WINDOW_TOKENS, Tokens, read_windows
 
 DEFAULT_BATCH_TOKENS = 4096
+_Result = TypeVar("_Result")
 # Told of a finished batch: the places of its texts among those that were given, and the tokens of all of them.
 BatchProgress = Callable[[Sequence[int], int], None]
 
@@ -161,9 +163,7 @@ class Encoder:
                     progress(indices, sum(tokens.lengths[index] for index in indices))
             return part
 
-        count = self._lane_count(batch_tokens, sum(tokens.lengths))
-        side_by_side = partial(self._lanes.run, lanes=count) if count > 1 else None
-        parts, alone = forward_all(tokens.lengths, batch_tokens // count, self.budget, forward, side_by_side)
+        parts, alone = self.run_batches(tokens.lengths, batch_tokens, forward)
         encoded = Encoded(
             dense=gather_dense(parts, len(tokens.ids), self.spec.dense_dim) if self._gives(Signal.DENSE) else None,
             lexical=gather_lexical(parts, len(tokens.ids)) if self._gives(Signal.LEXICAL) else None,
@@ -175,8 +175,14 @@ class Encoder:
             raise EncodeMemoryError.of(sorted(alone), [tokens.lengths[index] for index in sorted(alone)], encoded)
         return encoded
 
-    def _lane_count(self, batch_tokens: int, tokens: int) -> int:
-        return lane_count(torch.get_num_threads(), batch_tokens, tokens) if self.execution.device == "cpu" else 1
+    def run_batches(
+        self, lengths: Sequence[int], batch_tokens: int, forward: Callable[[list[int]], _Result]
+    ) -> tuple[list[_Result], list[int]]:
+        """`m3core.batching.forward_all`, side by side where this device is the CPU: its lanes share `batch_tokens`."""
+        cpu = self.execution.device == "cpu"
+        lanes = lane_count(torch.get_num_threads(), batch_tokens, sum(lengths)) if cpu else 1
+        side_by_side = partial(self._lanes.run, lanes=lanes) if lanes > 1 else None
+        return forward_all(lengths, batch_tokens // lanes, self.budget, forward, side_by_side)
 
     @cached_property
     def _lanes(self) -> Lanes:

@@ -23,6 +23,7 @@ from tests.servers.running import Servers, connection_of
 pytestmark = [pytest.mark.xdist_group("elasticsearch"), pytest.mark.slow]
 
 _SECONDS = 120
+_UPSERT = "connectors.milvus.bulk:_upsert"
 # Long enough for a renewal on a busy machine, short enough to be waited for.
 _LEASE_SECONDS = 4.0
 
@@ -84,9 +85,15 @@ def test_milvus_takes_one_request_which_audit_finds_and_repair_mends(
     make_project: Callable[[str, list[str]], Project],
 ) -> None:
     project = make_project("milvus", ["lexical", "multi"])
-    run_past_a_paused_one(project, "connectors.milvus.bulk:_upsert:before:1")
-    found = audited(project)
-    assert not found.clean
+    run_past_a_paused_one(project, f"{_UPSERT}:before:2")  # the first one brings multi-vectors, this one the rows
+    assert not audited(project).clean
     repair(RepairRequest(place_of(project), max_delete_fraction=1.0, sample=10_000))
+    project.check_agreement()
+    assert audited(project).clean
+
+
+def test_multi_vectors_that_come_too_late_belong_to_no_row(make_project: Callable[[str, list[str]], Project]) -> None:
+    project = make_project("milvus", ["lexical", "multi"])
+    run_past_a_paused_one(project, f"{_UPSERT}:before:1")
     project.check_agreement()
     assert audited(project).clean
