@@ -11,7 +11,6 @@ import shutil
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -20,7 +19,8 @@ from m3core.errors import ExitCode
 from tests.pipelines.ingest.ingest_process import IngestProcess
 from tests.pipelines.ingest.projects import EDGE, Project, document
 from tests.pipelines.operate.damage import audited, lake_files
-from tests.servers.running import Servers, connection_of
+from tests.pipelines.three_stores import three_stores
+from tests.servers.running import Servers
 
 pytestmark = [pytest.mark.xdist_group("elasticsearch"), pytest.mark.slow]
 
@@ -31,13 +31,8 @@ _MOMENTS = (0.05, 3.0)
 
 @pytest.fixture
 def three(servers: Servers, tmp_path: Path, tiny_model: Path) -> Project:
-    """A collection in three stores whose sources have changed since: new, changed, gone and bad documents."""
-    stores: dict[str, Any] = {"vectors": {"kind": "qdrant-edge", "signals": ["dense"], "text": False}}
-    for name, kind, signal, text in (("words", "elasticsearch", "lexical", True), ("tokens", "milvus", "multi", False)):
-        servers.need(kind)
-        at = connection_of(kind, tmp_path)
-        stores[name] = {"kind": kind, "signals": [signal], "text": text, "url": at.url, "prefix": at.prefix}
-    project = Project(tmp_path / "three", tiny_model, {"stores": stores})
+    """A small collection in three stores, ingested once."""
+    project = Project(tmp_path / "three", tiny_model, {"stores": three_stores(servers, tmp_path)})
     project.docs.mkdir(parents=True)
     project.write_many(8)
     assert project.ingest().exit_code is ExitCode.OK

@@ -23,7 +23,8 @@ from pipelines.query.request import SearchRequest
 from pipelines.query.router import SyncRouter
 from pipelines.state.paths import StatePaths
 from tests.pipelines.ingest.projects import EDGE, Project
-from tests.servers.running import Servers, connection_of
+from tests.pipelines.three_stores import three_stores
+from tests.servers.running import Servers
 
 pytestmark = [pytest.mark.xdist_group("elasticsearch"), pytest.mark.slow]
 
@@ -33,20 +34,7 @@ Hits = list[tuple[str, float]]
 
 @pytest.fixture
 def stores(servers: Servers, tmp_path: Path) -> dict[str, Any]:
-    for kind in ("elasticsearch", "milvus"):
-        servers.need(kind)
-    words, tokens = connection_of("elasticsearch", tmp_path), connection_of("milvus", tmp_path)
-    return {
-        "vectors": {"kind": "qdrant-edge", "signals": ["dense"], "text": False},
-        "words": {"kind": "elasticsearch", "signals": ["lexical"], "url": words.url, "prefix": words.prefix},
-        "tokens": {
-            "kind": "milvus",
-            "signals": ["multi"],
-            "text": False,
-            "url": tokens.url,
-            "prefix": tokens.prefix,
-        },
-    }
+    return three_stores(servers, tmp_path)
 
 
 def project_of(folder: Path, model: Path, stores: dict[str, Any]) -> Project:
