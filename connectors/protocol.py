@@ -312,3 +312,11 @@ class Searcher(Protocol):
 
     async def aclose(self) -> None:
         """Release the store; idempotent."""
+
+
+@runtime_checkable
+class WarmSearcher(Searcher, Protocol):
+    """A searcher that can make itself ready for many searches: its rows are on this machine's disk."""
+
+    async def warm(self, timeout: float) -> None:
+        """Open the store, and begin to bring its rows into memory as far as there is room; idempotent."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
+from connectors.protocol import WarmSearcher
 from m3core.config.model import Config, SearchSection
 from m3core.errors import ModelError
 from m3core.types import Identity, QueryVectors, encoded_text
@@ -93,6 +94,10 @@ class Router:
     async def warm(self) -> Mapping[str, float]:
         """Open stores and model and run one search, so that the next one is fast. Milliseconds of each stage."""
         nobody = Identity(self.search_defaults.tenant, self.search_defaults.principals)
+        async with self.stores.pin() as pinned:
+            for searcher in pinned.searchers.values():
+                if isinstance(searcher, WarmSearcher):
+                    await searcher.warm(self.search_defaults.timeout)
         # Not by way of the admission: what happens once says nothing about how many searches are good.
         return (await self._search(SearchRequest("warm", nobody, limit=1))).timings_ms
 

@@ -27,8 +27,8 @@ from pipelines.state.documents import (
     kept_rows,
     newest,
     pending_by_store,
-    refused_by_store,
     read_documents,
+    refused_by_store,
     shard_of,
     tombstone,
 )
@@ -50,8 +50,8 @@ _PART_ROWS = 1 << 16
 
 @dataclass(frozen=True)
 class ManifestCounts:
-    """Documents and chunks that are there; per store, documents (removed ones too) with something pending, and chunks of
-    documents that it refused."""
+    """Documents and chunks that are there; per store, documents (removed ones too) with something pending, and chunks
+    of documents that it refused."""
 
     documents: int
     chunks: int

@@ -8,6 +8,7 @@ from connectors.protocol import StoreOptions
 from connectors.qdrant.edge.schema import SHARD_FOLDER, check_description
 from connectors.qdrant.edge.shard import load_shard
 from connectors.snapshots.chain import SnapshotChain
+from connectors.snapshots.readahead import ReadAhead
 from connectors.snapshots.slots import SnapshotCopy
 from m3core.errors import DiskFullError, LockedError, StoreError
 
@@ -20,6 +21,8 @@ class EdgeReader:
         self._chain = SnapshotChain(options.folder)
         self._copy: SnapshotCopy | None = None
         self._shard: edge.EdgeShard | None = None
+        self._ahead: ReadAhead | None = None
+        self._warm = False
 
     def shard(self) -> edge.EdgeShard:
         """The newest published snapshot, open. Raises StoreError, LockedError, DiskFullError."""
@@ -34,8 +37,18 @@ class EdgeReader:
             return self._shard
         return self._exchange(copy)
 
+    def warm(self) -> None:
+        """Open the newest snapshot, and read it and all later ones into the system's cache, beside the searches."""
+        self.shard()
+        if not self._warm:
+            self._warm = True
+            self._read_ahead()
+
     def close(self) -> None:
         """Release shard and copy; idempotent."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            ahead.stop()
         shard, self._shard = self._shard, None
         copy, self._copy = self._copy, None
         if shard is not None:
@@ -53,4 +66,10 @@ class EdgeReader:
             raise
         self.close()
         self._copy, self._shard = copy, shard
+        if self._warm:
+            self._read_ahead()
         return shard
+
+    def _read_ahead(self) -> None:
+        if self._copy is not None:
+            self._ahead = ReadAhead(self._copy.path)

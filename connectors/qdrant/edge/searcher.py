@@ -90,6 +90,9 @@ class EdgeSearcher:
         request = edge.CountRequest(exact=True, filter=edge_filter(where, self._schema.fields))
         return await self._run(lambda job: job.shard.count(request), timeout)
 
+    async def warm(self, timeout: float) -> None:
+        await self._run(lambda job: self._reader.warm(), timeout)
+
     async def aclose(self) -> None:
         if not self._closed:
             self._closed = True

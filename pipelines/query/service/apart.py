@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from connectors.filters.tree import Filter
-from connectors.protocol import Capabilities, Payload, Scored, Searcher, StoreOptions, StoreTimeoutError
+from connectors.protocol import Capabilities, Payload, Scored, Searcher, StoreOptions, StoreTimeoutError, WarmSearcher
 from connectors.registry import is_embedded, open_searcher
 from m3core.errors import StoreError
 from m3core.types import QueryVectors, Signal
@@ -74,6 +74,9 @@ class ApartSearcher:
     async def count(self, where: Filter, timeout: float) -> int:
         rows: int = await self._ask("count", (where,), timeout)
         return rows
+
+    async def warm(self, timeout: float) -> None:
+        await self._ask("warm", (), timeout)
 
     async def aclose(self) -> None:
         if not self._closed:
@@ -174,7 +177,10 @@ def _serve(pipe: Connection, kind: str, options: StoreOptions) -> None:
             pipe.send((True, searcher.capabilities))
             while True:
                 method, arguments = pipe.recv()
-                pipe.send(_outcome(runner, getattr(searcher, method), arguments))
+                if method == "warm" and not isinstance(searcher, WarmSearcher):
+                    pipe.send((True, None))
+                else:
+                    pipe.send(_outcome(runner, getattr(searcher, method), arguments))
         except (EOFError, OSError):
             return
         finally:

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import qdrant_edge as edge
 
 from connectors.filters.tree import Everything
 from connectors.protocol import EmbeddedSink, StoreOptions, StoreTimeoutError
 from connectors.qdrant.edge import searcher as searcher_module
+from connectors.qdrant.edge.reader import EdgeReader
 from connectors.qdrant.edge.searcher import EdgeSearcher, _nearest
 from connectors.qdrant.edge.sink import EdgeSink
 from m3core.errors import DiskFullError, LockedError, StoreError
@@ -156,6 +158,20 @@ def test_a_search_follows_what_another_process_publishes(store: Store) -> None:
     assert run("sink.write(make_rows(20)); sink.publish(); sink.close()", store.root).communicate()[0] == ""
     assert store.count() == 20
     assert len(store.search(Signal.MULTI, make_query(0), limit=50)) == 20
+
+
+def test_a_warm_reader_reads_ahead_in_what_is_published_later_too(store: Store) -> None:
+    store.write(make_rows(5))
+    reader = EdgeReader(store.options)
+    reader.warm()
+    first = reader._ahead
+    assert first is not None
+    store.write(make_rows(9))
+    assert reader.shard().count(edge.CountRequest(exact=True)) == 9
+    assert reader._ahead not in (None, first)
+    assert first._stopped.is_set()
+    reader.close()
+    reader.close()
 
 
 def test_searchers_of_two_processes_and_of_one_process_do_not_disturb_each_other(store: Store) -> None:

@@ -82,6 +82,18 @@ def test_says_what_the_store_says(kit: Any, options: StoreOptions, apart: ApartS
         loop.run(inside.aclose())
 
 
+def test_it_is_warmed_in_its_own_process_and_answers_as_before(apart: ApartSearcher, loop: asyncio.Runner) -> None:
+    for _ in range(2):
+        loop.run(apart.warm(30))
+    assert loop.run(apart.count(Everything(), 30)) == 50
+
+
+def test_a_store_that_has_nothing_to_warm_is_left_alone(options: StoreOptions, loop: asyncio.Runner) -> None:
+    apart = ApartSearcher("memory", replace(options, root=options.root.parent / "memory"))
+    loop.run(apart.warm(30))
+    loop.run(apart.aclose())
+
+
 def test_errors_come_through_as_they_are(apart: ApartSearcher, loop: asyncio.Runner) -> None:
     with pytest.raises(Exception, match="nowhere"):
         loop.run(apart.count(Exists("nowhere"), 30))
