@@ -40,7 +40,8 @@ test: $(DEV)
 # for a cluster that hangs, so that a slow machine is no failure.
 test-flink: $(DEV)
 	$(BIN)/m3 models pull m3-small
-	OMP_NUM_THREADS=1 timeout 1500 $(BIN)/python -m pytest -p no:randomly -m flink tests/flink $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 timeout 1500 $(BIN)/python -m pytest -p no:randomly -m flink tests/flink tests/pipelines/ingest/runners \
+		$(PYTEST_ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

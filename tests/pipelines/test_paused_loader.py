@@ -92,6 +92,7 @@ def test_milvus_takes_one_request_which_audit_finds_and_repair_mends(
     assert audited(project).clean
 
 
+@pytest.mark.nightly
 def test_multi_vectors_that_come_too_late_belong_to_no_row(make_project: Callable[[str, list[str]], Project]) -> None:
     project = make_project("milvus", ["lexical", "multi"])
     run_past_a_paused_one(project, f"{_UPSERT}:before:1")

@@ -137,7 +137,7 @@ def test_status_counts_no_row_of_it(embedded: Project) -> None:
     shown = status(Place.of(embedded.config, embedded.base))
     rows = {store.name: store.rows for store in shown.stores}
     assert rows[PICKY] == (rows["main"] or 0) - len(embedded.records()[BAD].chunk_ids)
-    assert not [fault for fault in shown.faults() if "rows for" in fault.message]
+    assert not [fault for fault in shown.faults() if "rows for" in fault.what]
 
 
 def test_a_generation_without_its_rows_can_be_promoted(project: Project, refusing: set[str]) -> None:

@@ -24,7 +24,11 @@ from tests.pipelines.ingest.projects import Project, document
 from tests.servers.running import Servers, connection_of
 
 # Engines, and the bytes up to which the launcher lists the sources itself.
-WAYS = [(DirectEngine(), 1 << 20), (DirectEngine(bundle_repeat=1), 0), (DirectEngine(workers=4), 0)]
+WAYS = [
+    pytest.param(DirectEngine(), 1 << 20, id="one-process"),
+    pytest.param(DirectEngine(bundle_repeat=1), 0, id="bundles-repeated"),
+    pytest.param(DirectEngine(workers=4), 0, id="four-processes", marks=pytest.mark.flink),
+]
 _RUNNER = {"split_bytes": 2048, "parallelism": 2, "wave_bytes": 1 << 16}
 
 
@@ -79,7 +83,7 @@ def told(report: IngestReport) -> IngestReport:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("engine", "listing_bytes"), WAYS, ids=["one-process", "bundles-repeated", "four-processes"])
+@pytest.mark.parametrize(("engine", "listing_bytes"), WAYS)
 def test_an_engine_ends_where_a_local_run_ends(
     tmp_path: Path, tiny_model: Path, servers: Servers, engine: DirectEngine, listing_bytes: int
 ) -> None:
