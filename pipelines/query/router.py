@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
 from connectors.protocol import WarmSearcher
 from m3core.config.model import Config, SearchSection
-from m3core.errors import ModelError
+from m3core.errors import M3Error, ModelError
 from m3core.types import Identity, QueryVectors, encoded_text
 from pipelines.query.admission import Admission, AdmissionRules
 from pipelines.query.answer import Answer, Hit
@@ -97,7 +98,8 @@ class Router:
         async with self.stores.pin() as pinned:
             for searcher in pinned.searchers.values():
                 if isinstance(searcher, WarmSearcher):
-                    await searcher.warm(self.search_defaults.timeout)
+                    with suppress(M3Error):  # the search below meets it too: it says so, or does without that store
+                        await searcher.warm(self.search_defaults.timeout)
         # Not by way of the admission: what happens once says nothing about how many searches are good.
         return (await self._search(SearchRequest("warm", nobody, limit=1))).timings_ms
 

@@ -154,7 +154,7 @@ class FixedStores:
 class Unreliable:
     """A searcher in front of another one that stalls or fails where it is told to.
 
-    `faults` maps "search dense", "score lexical", "fetch", "count" to an exception, or to seconds of sleep.
+    `faults` maps "search dense", "score lexical", "fetch", "count", "warm" to an exception, or to seconds of sleep.
     """
 
     def __init__(self, inner: Searcher, faults: Mapping[str, BaseException | float]) -> None:
@@ -193,6 +193,9 @@ class Unreliable:
     async def count(self, where: Filter, timeout: float) -> int:
         await self._meet("count")
         return await self.inner.count(where, timeout)
+
+    async def warm(self, timeout: float) -> None:
+        await self._meet("warm")
 
     async def aclose(self) -> None:
         await self.inner.aclose()

@@ -422,3 +422,11 @@ def test_requests_run_side_by_side(kit: Any) -> None:
 def test_warm_tells_the_stages(kit: Any) -> None:
     with SyncRouter(kit.random_world(0, 30, THREE).router()) as router:
         assert set(router.warm()) >= {"open", "encode", "candidates", "texts", "total"}
+
+
+def test_a_store_that_cannot_be_warmed_does_not_keep_the_others_from_answering(kit: Any) -> None:
+    lost = StoreError("store 'tokens' cannot be read", "see its disk")
+    faults = {"tokens": {"warm": lost, "score multi": lost, "search multi": lost}}
+    with SyncRouter(kit.random_world(0, 30, THREE).router(faults)) as router:
+        assert set(router.warm()) >= {"open", "total"}
+        assert router.search(SearchRequest("x", STAFF)).hits
