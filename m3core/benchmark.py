@@ -42,21 +42,24 @@ def measure_encoding(encoder: Encoder, texts: Sequence[str], batch_tokens: int, 
     spec = encoder.spec
     ids, truncated = encoder.tokenizer.encode(texts, spec.prefix("passage"), spec.limit("passage"), spec.cls_stride)
     lengths = [len(row) for row in ids]
-    padded: dict[tuple[int, ...], int] = {}
 
     @torch.inference_mode()
-    def bare(indices: list[int]) -> None:
+    def bare(indices: list[int]) -> int:
         counts = [lengths[i] for i in indices]
-        padded[tuple(indices)] = max(counts) * len(counts) - sum(counts)
         packed = torch.tensor([token for i in indices for token in ids[i]])
         encoder.backbone(packed.to(encoder.execution.device), counts).float().cpu()
+        return max(counts) * len(counts) - sum(counts)
+
+    padded: list[int] = []
+
+    def backbone() -> None:
+        padded[:], _ = encoder.run_batches(lengths, batch_tokens, bare)
 
     whole, alone = float("inf"), float("inf")
     for _ in range(rounds):
-        padded.clear()
         whole = min(whole, seconds_of(lambda: encoder.encode(texts, batch_tokens=batch_tokens)))
-        alone = min(alone, seconds_of(lambda: encoder.run_batches(lengths, batch_tokens, bare)))
-    padding = sum(padded.values()) / sum(lengths)
+        alone = min(alone, seconds_of(backbone))
+    padding = sum(padded) / sum(lengths)
     return EncodeFigures(len(texts), sum(lengths), sum(truncated), torch.get_num_threads(), padding, whole, alone)
 
 
