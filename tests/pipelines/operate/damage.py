@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from connectors.protocol import EmbeddedSink, Sink
 from m3core.types import Row
@@ -66,6 +67,14 @@ def spoil(path: Path) -> None:
     data = np.frombuffer(path.read_bytes(), np.uint8).copy()
     data[len(data) // 4 : len(data) // 4 + 8] ^= 0xFF
     path.write_bytes(data.tobytes())
+
+
+def once_in_the_lake(project: Project) -> bool:
+    """Whether no text was encoded into two files."""
+    (folder,) = (project.paths.root / "lake").iterdir()
+    files = Lake(project.paths, folder.name).files()
+    names = [key for path in files for key in pq.read_table(path, columns=["key"]).column("key").to_pylist()]
+    return len(names) == len(set(names)) > 0
 
 
 def lake_files(project: Project) -> list[Path]:

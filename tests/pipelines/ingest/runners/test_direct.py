@@ -7,7 +7,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
 from m3core.errors import ExitCode, RefusedError, SourceError
@@ -19,8 +18,8 @@ from pipelines.ingest.runners.engine import Build
 from pipelines.ingest.runners.launch import OnEngine
 from pipelines.ingest.runners.order import Order
 from pipelines.ingest.runners.watch import DeadlineError, Watch
-from pipelines.state.lake import Lake
 from tests.pipelines.ingest.projects import Project, document
+from tests.pipelines.operate.damage import once_in_the_lake
 from tests.servers.running import Servers, connection_of
 
 # Engines, and the bytes up to which the launcher lists the sources itself.
@@ -100,14 +99,6 @@ def test_an_engine_ends_where_a_local_run_ends(
     again = other.ingest(runner=runner)
     assert (again.exit_code, again.chunks_written, again.documents.unchanged) == (ExitCode.OK, 0, 32)
     assert once_in_the_lake(other)
-
-
-def once_in_the_lake(project: Project) -> bool:
-    """Whether no text was encoded into two files."""
-    (folder,) = (project.paths.root / "lake").iterdir()
-    files = Lake(project.paths, folder.name).files()
-    names = [key for path in files for key in pq.read_table(path, columns=["key"]).column("key").to_pylist()]
-    return len(names) == len(set(names)) > 0
 
 
 def test_waves_are_jobs_of_bounded_text(tmp_path: Path, tiny_model: Path, servers: Servers) -> None:
