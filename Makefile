@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 USE := $(VENV)/.installed-use
 DEV := $(VENV)/.installed-dev
 
+# Where this is set (most container images), every command would compile torch and all the rest again: 3 s each.
+unexport PYTHONDONTWRITEBYTECODE
+
 CAMPAIGNS := wheel infra model stores kills histories query
 
 .DEFAULT_GOAL := help

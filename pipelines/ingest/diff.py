@@ -9,10 +9,9 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -23,11 +22,8 @@ from pipelines.ingest.stores import Standing
 from pipelines.state.batches import in_batches
 from pipelines.state.documents import REFUSED
 from pipelines.state.manifest import DocumentKey, DocumentRecord, Manifest
+from pipelines.state.tables import duckdb_connection
 
-if TYPE_CHECKING:
-    import duckdb
-
-_MEMORY_LIMIT = "512MB"
 _BATCH = 4096
 _RECORD_BATCH = 20_000
 _READ_ROWS = 16_384
@@ -46,7 +42,7 @@ _WAITS = """
 # One row per place of a document in the sources (nth = 1 is the first), or per manifest record that no source has.
 # `serve`: a store that takes part waits for something of the document; `unfinished`: some store does.
 _JOIN = f"""
-CREATE TABLE work AS
+CREATE TEMP TABLE work AS
 WITH listed AS (
     SELECT *, row_number() OVER place AS nth, first_value(locator) OVER place AS first_locator
     FROM read_parquet($listing)
@@ -76,7 +72,7 @@ FROM waits ANTI JOIN listed USING (tenant, doc_id) WHERE removed AND list_has_an
 """  # noqa: S608
 # The same without a listing: what waits for a store that takes part.
 _WAITING = f"""
-CREATE TABLE work AS
+CREATE TEMP TABLE work AS
 SELECT tenant, doc_id, CASE WHEN removed THEN 'removed' ELSE 'pending' END AS class
 FROM ({_WAITS}) WHERE list_has_any(stores, $present::VARCHAR[])
 """  # noqa: S608
@@ -142,7 +138,7 @@ def place_hash(source: str, locator: str) -> int:
 def join(listing: Listing, manifest: Manifest, folder: Path, standing: Standing) -> Work:
     """Class of every document. Nothing counts as loaded into a store that has lost its rows."""
     file = folder / "work.parquet"
-    with _database(folder) as database:
+    with duckdb_connection(folder) as database:
         manifest.attach(database, removed=True)
         parameters = {
             "listing": str(listing.file),
@@ -162,7 +158,7 @@ def join(listing: Listing, manifest: Manifest, folder: Path, standing: Standing)
 def find_waiting(manifest: Manifest, folder: Path, standing: Standing) -> Work:
     """Documents that a store which takes part waits for, pending or removed; the sources are not asked."""
     file = folder / "work.parquet"
-    with _database(folder) as database:
+    with duckdb_connection(folder) as database:
         manifest.attach(database, removed=True)
         database.execute(_WAITING, {"present": list(standing.present), "lost": sorted(standing.lost)})
         database.table("work").order("tenant, doc_id").write_parquet(str(file))
@@ -247,7 +243,7 @@ class KeyFile:
 def written_by(run: int, manifest: Manifest, folder: Path) -> KeyFile:
     """Documents that this run committed and that still wait for a flip, for deletes, or for a store."""
     file = folder / "written.parquet"
-    with _database(folder) as database:
+    with duckdb_connection(folder) as database:
         manifest.attach(database)
         waiting = "len(obsolete_chunk_ids) > 0 OR list_contains(map_values(status), 'pending')"
         rows = database.view("manifest").filter(f"run = {run:d}").filter(waiting)
@@ -257,7 +253,7 @@ def written_by(run: int, manifest: Manifest, folder: Path) -> KeyFile:
 
 def refused_documents(manifest: Manifest, folder: Path) -> list[DocumentKey]:
     """Documents of which a store would not take a row: few, or people hear of it."""
-    with _database(folder) as database:
+    with duckdb_connection(folder) as database:
         manifest.attach(database)
         rows = database.view("manifest").filter(f"list_contains(map_values(status), '{REFUSED}')")
         return [(tenant, doc_id) for tenant, doc_id in rows.project("tenant, doc_id").fetchall()]
@@ -291,15 +287,3 @@ def _rows(file: Path, columns: Sequence[str], classes: Collection[str], *, known
             if known:
                 kept = kept.filter(kept.column("known"))
             yield from zip(*(kept.column(name).to_pylist() for name in columns), strict=True)
-
-
-@contextmanager
-def _database(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    import duckdb
-
-    spill = str(folder / "spill")
-    database = duckdb.connect(":memory:", config={"memory_limit": _MEMORY_LIMIT, "temp_directory": spill, "threads": 2})
-    try:
-        yield database
-    finally:
-        database.close()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import duckdb
 import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
@@ -19,11 +21,16 @@ _SETTINGS = settings(deadline=None, suppress_health_check=list(HealthCheck), pri
 
 
 @pytest.fixture
-def _in_process(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither Beam nor a model: both take most of the time of a run of ten lines, and have tests of their own."""
+def _in_process(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Neither Beam nor a model, and one database for all joins, which share no table: these take most of the time of a
+    run of ten lines, and have tests of their own.
+    """
     monkeypatch.setattr(GenerationHistories, "model", tiny_model, raising=False)
     monkeypatch.setattr(working, "_beam", lambda: run_wave)
     install(monkeypatch, HIDDEN, MULTI_DIM)
+    with duckdb.connect(config={"threads": 2}) as database:
+        monkeypatch.setattr(duckdb, "connect", lambda *_, **__: database.cursor())
+        yield
 
 
 @pytest.mark.slow
