@@ -118,7 +118,7 @@ def _step(name: str, what: str, seconds: float, pace: str = "") -> str:
 def _ingested(report: IngestReport) -> str:
     from pipelines.cli.demo_run import read_languages
 
-    kept = "" if report.documents.new else ", in the cache already"
+    kept = "" if report.documents.added else ", in the cache already"
     languages = len(set(read_languages().values()))
     return f"{report.documents.listed} documents, {languages} languages -> dense, lexical, multi{kept}"
 

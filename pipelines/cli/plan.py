@@ -48,10 +48,10 @@ def plan(
 def _lines(found: PlanReport) -> Iterator[str]:
     documents = found.documents
     where = "new" if found.generation is None else f"generation {found.generation}"
-    yield f"{found.collection} · {where} · {documents['listed']:,} documents listed"
+    yield f"{found.collection} · {where} · {documents.listed:,} documents listed"
     if found.sampled is not None:
         yield _line("sample", f"estimated from {counted(found.sampled, 'document')}; ± is half of a 95 % interval")
-    classes = [f"{count:,} {name}" for name, count in documents.items() if name != "listed" and count]
+    classes = [f"{count:,} {name}" for name, count in documents.as_json().items() if name != "listed" and count]
     yield _line("documents", ", ".join(classes) or "none")
     yield _line("chunks", f"{_amount(found.chunks)} to write")
     yield _line("tokens", f"{_amount(found.tokens_new)} to encode, {_amount(found.tokens_cached)} in the lake already")

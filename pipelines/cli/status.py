@@ -80,10 +80,10 @@ def _store(store: StoreStatus, size: int | None) -> str:
 
 def _run(run: PastRun) -> str:
     took = "" if run.seconds is None else f" · {run.seconds:,.0f} s"
-    documents = run.counts.get("documents", {})
-    parts = [f"{sign} {documents[name]:,}" for sign, name in _SIGNS if name in documents]
+    counted_as = {sign: [run.counts[name] for name in names if name in run.counts] for sign, names in _SIGNS}
+    parts = [f"{sign} {sum(found):,}" for sign, found in counted_as.items() if found]
     counts = f" · {'   '.join(parts)}" if parts else ""
     return f"{run.run}  {moment(run.started)} UTC  {run.command} {run.outcome}{took}{counts}"
 
 
-_SIGNS = (("+", "new"), ("~", "changed"), ("-", "gone"), ("=", "unchanged"))
+_SIGNS = (("+", ["added"]), ("~", ["changed", "patched"]), ("-", ["deleted"]), ("=", ["unchanged"]))

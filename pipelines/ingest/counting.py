@@ -80,7 +80,7 @@ class Counting:
 
     def add(self, chunked: Chunked) -> Count:
         """Count a group; what it alone amounts to, equal texts counted as often as they come."""
-        new_documents = {one.record.key for one in chunked.documents if one.change == "new"}
+        new_documents = {one.record.key for one in chunked.documents if one.change == "added"}
         self.changes.update(one.change for one in chunked.documents)
         self.failed += len(chunked.letters)
         known = self.lake.find({row.lake_key for row in chunked.rows})

@@ -40,7 +40,7 @@ class Deleted:
             "schema_version": SCHEMA_VERSION,
             "command": "delete",
             "dry_run": True,
-            "documents": {"gone": self.documents},
+            "deleted": self.documents,
             "chunks": {"deleted": self.chunks},
             "missing": list(self.missing),
         }

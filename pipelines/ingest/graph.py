@@ -103,7 +103,7 @@ class FindKnown(Step):
         known, new = split_known(element.rows, shared.encode.lake)
         if known.rows:
             tokens = sum(shared.limits.tokens_of(row) for row in known.rows)
-            shared.totals.reused(tokens)
+            shared.totals.reused(len(known.rows), tokens)
             shared.progress.reused(tokens, sum(len(row.chunk.encoded_text.encode()) for row in known.rows))
             yield beam.pvalue.TaggedOutput(_KNOWN, pack(replace(known, stores=element.stores)))
         yield from (pack(Rows(unit, element.stores)) for unit in cut_units(new, shared.limits))
@@ -118,7 +118,7 @@ class EncodeUnit(Step):
         shared.load.before_write()
         unit: Rows = unpack(element)
         encoded = encode_unit(unit.rows, shared.encode)
-        shared.totals.encoded(encoded.work.tokens, encoded.work.seconds)
+        shared.totals.encoded(encoded.work.texts, encoded.work.tokens, encoded.work.seconds)
         for name, amount in encoded.work.counters.items():
             Metrics.counter("encode", name).inc(amount)
         if encoded.refused:

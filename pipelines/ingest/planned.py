@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipelines.ingest.report import DocumentCounts
 from pipelines.ingest.sizing import Basis
 
 SCHEMA_VERSION = 1
@@ -37,14 +38,15 @@ class StoreBytes:
 
 @dataclass(frozen=True)
 class PlanReport:
-    """The outcome of `m3 plan`. Of `documents` every listed one is in exactly one of new, changed, unchanged, pending,
-    failed; `gone` are not listed. `reading` are the seconds that reading and chunking took here.
+    """The outcome of `m3 plan`. `documents` are counted as `m3 ingest` will count them.
+
+    `reading`: the seconds that reading and chunking took here.
     """
 
     collection: str
     generation: int | None
     sampled: int | None
-    documents: Mapping[str, int]
+    documents: DocumentCounts
     chunks: Estimate
     tokens_new: Estimate
     tokens_cached: Estimate
@@ -69,7 +71,7 @@ class PlanReport:
             "collection": self.collection,
             "generation": self.generation,
             "sample": self.sampled,
-            "documents": dict(self.documents),
+            "documents": self.documents.as_json(),
             "chunks": self.chunks.as_json(),
             "tokens": {"new": self.tokens_new.as_json(), "cached": self.tokens_cached.as_json()},
             "texts": {"new": self.texts_new.as_json()},

@@ -30,6 +30,7 @@ from pipelines.ingest.listing import Listing, list_sources
 from pipelines.ingest.planned import Estimate, PlanReport, StoreBytes
 from pipelines.ingest.progress import NoProgress
 from pipelines.ingest.reading import Group, ItemGroup, ReadStep, chunks_of
+from pipelines.ingest.report import DocumentCounts
 from pipelines.ingest.session import IngestOptions, Request
 from pipelines.ingest.sizing import Amount, Pace, edge_bytes, lake_bytes, pace_of
 from pipelines.ingest.sources import SourceItem, open_source
@@ -44,6 +45,7 @@ from pipelines.state.manifest import Manifest
 from pipelines.state.storage import storage_of
 from pipelines.state.tombstones import read_tombstones
 
+_CLASSES = ("added", "changed", "patched", "unchanged", "pending")
 # Fewer rows say little about what one costs: most of the folder is fixed.
 _ROWS_THAT_TELL = 1000
 
@@ -173,7 +175,7 @@ class _Planning:
         for group in item_groups(wanted_items(self.request.sources, work.wanted), self._limits):
             counting.add(chunks_of(group, step))
         amounts = {name: Estimate(v - before.values()[name]) for name, v in counting.total.values().items()}
-        classes = {name: Estimate(counting.changes[name]) for name in ("new", "changed", "unchanged", "pending")}
+        classes = {name: Estimate(counting.changes[name]) for name in _CLASSES}
         classes["failed"] = Estimate(counting.failed)
         return _Read(amounts, classes, time.monotonic() - started)
 
@@ -190,7 +192,7 @@ class _Planning:
         chosen = heapq.nsmallest(size, sized(), key=lambda item: diff.place_hash(item.source, item.locator))
         started = time.monotonic()
         counts: list[Count] = []
-        classes: dict[str, list[float]] = {name: [] for name in ("new", "changed", "unchanged", "pending", "failed")}
+        classes: dict[str, list[float]] = {name: [] for name in (*_CLASSES, "failed")}
         for item in chosen:
             group: Group = ItemGroup((item,))
             chunked = chunks_of(group, step)
@@ -257,14 +259,15 @@ class _Planning:
             sink.close()
 
 
-def _documents(listing: Listing, work: diff.Work, read: _Read) -> dict[str, int]:
+def _documents(listing: Listing, work: diff.Work, read: _Read) -> DocumentCounts:
     classes = {name: round(one.value) for name, one in read.classes.items()}
-    return {
-        "listed": listing.items + listing.failed,
-        "new": classes["new"],
-        "changed": classes["changed"],
-        "gone": work.count("gone"),
-        "unchanged": work.count("unchanged") + classes["unchanged"],
-        "failed": listing.failed + work.count("duplicate") + classes["failed"],
-        "pending": work.count("pending") + classes["pending"],
-    }
+    return DocumentCounts(
+        listed=listing.items + listing.failed,
+        added=classes["added"],
+        changed=classes["changed"],
+        patched=classes["patched"],
+        deleted=work.count("gone"),
+        unchanged=work.count("unchanged") + classes["unchanged"],
+        failed=listing.failed + work.count("duplicate") + classes["failed"],
+        pending=work.count("pending") + classes["pending"],
+    )

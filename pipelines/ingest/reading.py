@@ -22,7 +22,8 @@ from pipelines.state.runs import DeadLetter
 
 # `pending`: as it was, but a store waits for it. `kept`: the old version of a document whose new one failed.
 # `refused`: as it was, but a store that waited for it will not take it.
-Change = Literal["new", "changed", "unchanged", "pending", "kept", "refused"]
+# `patched`: only metadata or rights changed.
+Change = Literal["added", "changed", "patched", "unchanged", "pending", "kept", "refused"]
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,13 @@ class Found:
         if old is None or old.removed:
             return False
         return self.hashes == (old.content_hash, old.metadata_hash, old.acl_hash)
+
+    def change_of(self, old: DocumentRecord | None) -> Change:
+        if old is None or old.removed:
+            return "added"
+        if self.same_as(old):
+            return "pending"
+        return "patched" if self.hashes[0] == old.content_hash else "changed"
 
 
 @dataclass(frozen=True)
@@ -213,8 +221,7 @@ def _add(found: Found, chunks: list[Chunk], old: DocumentRecord | None, chunked:
         status=dict.fromkeys(step.standing.names, "pending"),
         obsolete_chunk_ids=obsolete(old, ids),
     )
-    change: Change = "new" if old is None or old.removed else "pending" if found.same_as(old) else "changed"
-    chunked.documents.append(Prepared(record, change))
+    chunked.documents.append(Prepared(record, found.change_of(old)))
     for chunk in chunks:
         key = lake_key(chunk.tenant, step.fingerprint, chunk.encoded_text)
         chunked.rows.append(ChunkRow(chunk, key, step.run))

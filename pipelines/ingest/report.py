@@ -14,17 +14,19 @@ _DEAD_LETTERS_SHOWN = 20
 
 @dataclass(frozen=True)
 class DocumentCounts:
-    """Every listed document is in exactly one of new, changed, unchanged, failed, pending; `gone` are not listed.
+    """Every listed document is in exactly one of added, changed, patched, unchanged, failed, pending; `deleted`
+    ones are not listed.
 
-    `changed` includes changes of metadata and acl only. `pending` documents wait for another run: a run that was
+    Of `patched` ones only metadata or rights changed. `pending` documents wait for another run: a run that was
     stopped left them out, or nothing was done because they are as they were and a store that is down waits for them.
-    New and changed ones that a store has not got yet are counted in the report's `stores` only.
+    Added, changed and patched ones that a store has not got yet are counted in the report's `stores` only.
     """
 
     listed: int = 0
-    new: int = 0
+    added: int = 0
     changed: int = 0
-    gone: int = 0
+    patched: int = 0
+    deleted: int = 0
     unchanged: int = 0
     failed: int = 0
     pending: int = 0
@@ -33,9 +35,10 @@ class DocumentCounts:
         """In the order of the fields."""
         return {
             "listed": self.listed,
-            "new": self.new,
+            "added": self.added,
             "changed": self.changed,
-            "gone": self.gone,
+            "patched": self.patched,
+            "deleted": self.deleted,
             "unchanged": self.unchanged,
             "failed": self.failed,
             "pending": self.pending,
@@ -91,6 +94,8 @@ class IngestReport:
     documents: DocumentCounts
     chunks_written: int
     chunks_deleted: int
+    texts_encoded: int
+    texts_reused: int
     tokens_encoded: int
     tokens_reused: int
     seconds: float
@@ -118,7 +123,9 @@ class IngestReport:
             "collection": self.collection,
             "generation": self.generation,
             "run": self.run,
-            "documents": self.documents.as_json(),
+            **self.documents.as_json(),
+            "encoded_texts": self.texts_encoded,
+            "reused_texts": self.texts_reused,
             "chunks": {"written": self.chunks_written, "deleted": self.chunks_deleted},
             "tokens": {"encoded": self.tokens_encoded, "reused": self.tokens_reused},
             "seconds": round(self.seconds, 3),
@@ -156,8 +163,11 @@ def summary_lines(report: IngestReport) -> list[str]:
 
 
 def counts_line(counts: DocumentCounts) -> str:
-    """`+ 60   ~ 391   - 2   = 40,690   failed 1   pending 453`; failed and pending only if there are any."""
-    parts = [f"+ {counts.new:,}", f"~ {counts.changed:,}", f"- {counts.gone:,}", f"= {counts.unchanged:,}"]
+    """`+ 60   ~ 391   - 2   = 40,690   failed 1   pending 453`; failed and pending only if there are any, and patched
+    documents count as changed.
+    """
+    changed = counts.changed + counts.patched
+    parts = [f"+ {counts.added:,}", f"~ {changed:,}", f"- {counts.deleted:,}", f"= {counts.unchanged:,}"]
     parts += [f"{name} {count:,}" for name, count in (("failed", counts.failed), ("pending", counts.pending)) if count]
     return "   ".join(parts)
 

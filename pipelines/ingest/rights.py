@@ -159,7 +159,7 @@ def _changes(items: Sequence[SourceItem], run: Run[Request], chunk_files: ChunkF
         elif not all(chunk_id in kept for chunk_id in old.chunk_ids):
             changes.letters.append(lost_letter(old))
         else:
-            changes.documents.append(Prepared(each.applied_to(old, run.number), "changed"))
+            changes.documents.append(Prepared(each.applied_to(old, run.number), "patched"))
             rows = (kept[chunk_id] for chunk_id in old.chunk_ids)
             changes.rows += [
                 replace(row, chunk=replace(row.chunk, acl=each.document.acl), run=run.number) for row in rows

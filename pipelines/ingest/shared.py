@@ -24,10 +24,10 @@ _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 class Counting(Protocol):
     """Where the work of a run is summed up."""
 
-    def encoded(self, tokens: int, seconds: float) -> None:
+    def encoded(self, texts: int, tokens: int, seconds: float) -> None:
         """Count one unit."""
 
-    def reused(self, tokens: int) -> None:
+    def reused(self, texts: int, tokens: int) -> None:
         """Count texts whose vectors were in the lake."""
 
 
@@ -35,20 +35,24 @@ class Counting(Protocol):
 class Totals:
     """Sums over the waves of a run. See `Counting`."""
 
+    texts_encoded: int = 0
+    texts_reused: int = 0
     tokens_encoded: int = 0
     tokens_reused: int = 0
     encode_seconds: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def encoded(self, tokens: int, seconds: float) -> None:
+    def encoded(self, texts: int, tokens: int, seconds: float) -> None:
         """Count one unit."""
         with self.lock:
+            self.texts_encoded += texts
             self.tokens_encoded += tokens
             self.encode_seconds += seconds
 
-    def reused(self, tokens: int) -> None:
+    def reused(self, texts: int, tokens: int) -> None:
         """Count texts whose vectors were in the lake."""
         with self.lock:
+            self.texts_reused += texts
             self.tokens_reused += tokens
 
 

@@ -58,7 +58,7 @@ class Tally:
     @property
     def written(self) -> int:
         """Documents whose rows this run wrote."""
-        return sum(self.changes[name] for name in ("new", "changed", "pending", "kept", "refused"))
+        return sum(self.changes[name] for name in ("added", "changed", "patched", "pending", "kept", "refused"))
 
     @property
     def may_wait(self) -> bool:
@@ -69,13 +69,14 @@ class Tally:
         """The counts by document; what waves should have read and did not is pending."""
         owed = self.classes.get("owed", 0)
         planned = self.classes.get("read", 0) + self.classes.get("pending", 0) + owed
-        completed = sum(self.changes[name] for name in ("new", "changed", "unchanged", "pending"))
+        completed = sum(self.changes[name] for name in ("added", "changed", "patched", "unchanged", "pending"))
         resumed = max(0, self.changes["pending"] - owed)
         return DocumentCounts(
             listed=self.listed + self.listing_failed,
-            new=self.changes["new"],
+            added=self.changes["added"],
             changed=self.changes["changed"],
-            gone=self.gone,
+            patched=self.changes["patched"],
+            deleted=self.gone,
             unchanged=self.classes.get("unchanged", 0) + self.changes["unchanged"] + resumed,
             failed=self.listing_failed + self.classes.get("duplicate", 0) + self.wave_failed,
             pending=self.classes.get("waiting", 0) + max(0, planned - completed - self.wave_failed),
@@ -90,6 +91,8 @@ class Tally:
             documents=self.documents(),
             chunks_written=self.chunks_written,
             chunks_deleted=self.chunks_deleted,
+            texts_encoded=self.totals.texts_encoded,
+            texts_reused=self.totals.texts_reused,
             tokens_encoded=self.totals.tokens_encoded,
             tokens_reused=self.totals.tokens_reused,
             seconds=time.monotonic() - self.started,

@@ -13,7 +13,10 @@ from pipelines.state.lease import read_lease
 from pipelines.state.paths import StatePaths
 from pipelines.state.runs import RunFolder, list_runs
 
-_COUNTS = ("documents", "chunks", "tokens", "rows")
+_COUNTS = (
+    *("listed", "added", "changed", "patched", "deleted", "unchanged", "failed", "pending"),
+    *("encoded_texts", "reused_texts", "chunks", "tokens", "rows"),
+)
 
 
 @dataclass(frozen=True)

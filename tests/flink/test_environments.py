@@ -41,5 +41,5 @@ def test_a_run_on_workers_of_this_kind(
         },
     )
     report = collection.ingest()
-    assert (report.exit_code, report.documents.new) == (ExitCode.OK, 20)
+    assert (report.exit_code, report.documents.added) == (ExitCode.OK, 20)
     assert report.tokens_encoded > 0

@@ -120,7 +120,7 @@ def test_a_job_server_that_is_killed_does_not_end_the_job(many: Collection, clus
     cluster.start_job_server()
     assert going.error is None, going.error
     assert going.report is not None
-    assert going.report.documents.new == _DOCUMENTS
+    assert going.report.documents.added == _DOCUMENTS
     check_mended(many, kept)
 
 

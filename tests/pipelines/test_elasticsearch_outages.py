@@ -121,10 +121,10 @@ def test_a_node_that_is_down_for_two_nights_catches_up_without_the_model(both: P
     assert status["stores"]["words"]["pending"] == 6
     assert [fault["remedy"] for fault in status["faults"] if "wait for words" in fault["what"]] == ["m3 load --pending"]
     code, loaded = m3(both, "load", "--pending")
-    assert (code, loaded["tokens"]["encoded"], loaded["documents"]["gone"]) == (ExitCode.OK, 0, 2)
+    assert (code, loaded["tokens"]["encoded"], loaded["deleted"]) == (ExitCode.OK, 0, 2)
     both.check_agreement()
     code, again = m3(both, "ingest")
-    assert (code, again["chunks"]["written"], again["documents"]["unchanged"]) == (ExitCode.OK, 0, 7)
+    assert (code, again["chunks"]["written"], again["unchanged"]) == (ExitCode.OK, 0, 7)
 
 
 def test_a_node_that_dies_and_comes_back_during_a_run(both: Project, node: Node) -> None:
@@ -140,7 +140,7 @@ def test_a_node_that_dies_and_comes_back_during_a_run(both: Project, node: Node)
             node.start()
 
     report = ingest(both.config, both.base, Killing())
-    assert (report.exit_code, report.documents.new) == (ExitCode.PENDING, 150)
+    assert (report.exit_code, report.documents.added) == (ExitCode.PENDING, 150)
     assert 0 < report.stores["words"].pending <= 150
     code, loaded = m3(both, "load", "--pending", "--store", "words")
     assert (code, loaded["tokens"]["encoded"]) == (ExitCode.OK, 0)

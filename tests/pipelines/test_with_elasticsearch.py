@@ -73,7 +73,7 @@ def test_two_stores_answer_as_one_and_follow_every_change(
         project.write("d003.md", "# Night trains\n\nThe night train leaves from platform 5.\n")
         (project.docs / "d005.md").unlink()
         report = project.ingest()
-        assert (report.documents.changed, report.documents.gone) == (1, 1)
+        assert (report.documents.changed, report.documents.deleted) == (1, 1)
     both.check_agreement()
     assert_alike(answers(both), answers(embedded))
     assert both.ingest().chunks_written == 0
@@ -103,7 +103,7 @@ def test_a_server_that_comes_back_gets_what_it_missed(
         project.write_many(6)
         proxy.choose = lambda method, path: Reset("before") if path.endswith("_bulk") else None
         report = project.ingest()
-        assert (report.exit_code, report.documents.new, report.stores["words"].pending) == (ExitCode.PENDING, 3, 3)
+        assert (report.exit_code, report.documents.added, report.stores["words"].pending) == (ExitCode.PENDING, 3, 3)
         assert "store 'words' took no row" in report.notes[-1]
         proxy.choose = no_fault
         report = project.ingest()

@@ -80,7 +80,7 @@ def test_three_stores_answer_as_one_and_follow_every_change(
         project.write("d003.md", "# Night trains\n\nThe night train leaves from platform 5.\n")
         (project.docs / "d005.md").unlink()
         report = project.ingest()
-        assert (report.documents.changed, report.documents.gone) == (1, 1)
+        assert (report.documents.changed, report.documents.deleted) == (1, 1)
     three.check_agreement()
     assert_alike(answers(three), answers(embedded))
     assert three.ingest().chunks_written == 0

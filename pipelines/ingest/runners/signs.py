@@ -19,14 +19,16 @@ _SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Done:
-    """What was done so far: `tokens` went through the model, `encoded` of them are in finished units."""
+    """What was done so far: `tokens` went through the model; `texts`, with `encoded` tokens, are in finished units."""
 
     tokens: int = 0
     text_bytes: int = 0
     reused_tokens: int = 0
     reused_bytes: int = 0
     rows: int = 0
+    texts: int = 0
     encoded: int = 0
+    reused_texts: int = 0
     reused: int = 0
     encode_msec: int = 0
 
@@ -91,10 +93,10 @@ class Told:
 
     sign: Sign
 
-    def encoded(self, tokens: int, seconds: float) -> None:
+    def encoded(self, texts: int, tokens: int, seconds: float) -> None:
         """Count one unit."""
-        self.sign.add(Done(encoded=tokens, encode_msec=round(1000 * seconds)), at_once=True)
+        self.sign.add(Done(texts=texts, encoded=tokens, encode_msec=round(1000 * seconds)), at_once=True)
 
-    def reused(self, tokens: int) -> None:
+    def reused(self, texts: int, tokens: int) -> None:
         """Count texts whose vectors were in the lake; `Sign.reused` is told of them too."""
-        self.sign.add(Done(reused=tokens), at_once=True)
+        self.sign.add(Done(reused_texts=texts, reused=tokens), at_once=True)

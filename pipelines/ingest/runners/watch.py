@@ -93,6 +93,7 @@ class Watch:
     def sum_up(self, totals: Totals) -> None:
         """What the workers have encoded and reused, in the sums of the run; also of a job that failed."""
         done = reduce(Done.plus, (Done.of(body) for _, body in self.files.told("workers")), Done())
+        totals.texts_encoded, totals.texts_reused = done.texts, done.reused_texts
         totals.tokens_encoded, totals.tokens_reused = done.encoded, done.reused
         totals.encode_seconds = done.encode_msec / 1000
 

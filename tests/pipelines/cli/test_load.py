@@ -35,14 +35,14 @@ def asked(m3: M3, *arguments: str, code: ExitCode = ExitCode.OK) -> dict[str, An
 
 
 def test_the_two_halves(project: Project, m3: M3) -> None:
-    assert asked(m3, "embed", "--dry-run")["documents"]["new"] == 3
+    assert asked(m3, "embed", "--dry-run")["documents"]["added"] == 3
     assert not project.paths.root.exists()
     embedded = m3("embed")
     assert (embedded.code, "3 documents to be loaded: m3 load\n" in embedded.out) == (ExitCode.OK, True)
     assert m3("load", "--dry-run").out == "main: 3 documents wait\nwords: 3 documents wait\n"
     assert asked(m3, "load", "--dry-run", "--store", "words")["stores"] == {"words": {"pending": 3}}
     report = asked(m3, "load")
-    assert (report["command"], report["documents"]["listed"], report["tokens"]["encoded"]) == ("load", 3, 0)
+    assert (report["command"], report["listed"], report["tokens"]["encoded"]) == ("load", 3, 0)
     assert asked(m3, "load", "--pending")["chunks"] == {"written": 0, "deleted": 0}
     project.check_agreement()
 
@@ -84,7 +84,7 @@ def test_delete_says_that_it_may_come_back(project: Project, m3: M3) -> None:
     assert "comes back with the next m3 ingest; m3 purge keeps it away" in text
     assert set(project.records()) == {"d001.md", "d002.md"}
     found = asked(m3, "delete", *names)
-    assert (found["missing"], found["documents"]["gone"]) == (["d000.md", "d009.md"], 0)
+    assert (found["missing"], found["deleted"]) == (["d000.md", "d009.md"], 0)
 
 
 def test_rights_only(project: Project, m3: M3) -> None:
@@ -93,10 +93,6 @@ def test_rights_only(project: Project, m3: M3) -> None:
     project.write("d001.md", document(1) + "\nOne paragraph more.\n")
     configured(project)
     report = asked(m3, "ingest", "--only-acl")
-    assert (report["command"], report["documents"]["changed"], report["tokens"]["encoded"]) == (
-        "ingest --only-acl",
-        3,
-        0,
-    )
-    assert asked(m3, "ingest")["documents"]["changed"] == 1
+    assert (report["command"], report["patched"], report["encoded_texts"]) == ("ingest --only-acl", 3, 0)
+    assert asked(m3, "ingest")["changed"] == 1
     project.check_agreement()

@@ -44,14 +44,14 @@ def run_wave(shared: Shared, bundle_repeat: int = 0) -> None:
 def _references(part: Rows, shared: Shared, outcomes: list[Outcome]) -> Iterator[Reference]:
     known, new = split_known(part.rows, shared.encode.lake)
     if known.rows:
-        shared.totals.reused(sum(shared.limits.tokens_of(row) for row in known.rows))
+        shared.totals.reused(len(known.rows), sum(shared.limits.tokens_of(row) for row in known.rows))
         yield replace(known, stores=part.stores)
     for unit in cut_units(new, shared.limits):
         if shared.stop:
             return
         shared.load.before_write()
         encoded = encode_unit(unit, shared.encode)
-        shared.totals.encoded(encoded.work.tokens, encoded.work.seconds)
+        shared.totals.encoded(encoded.work.texts, encoded.work.tokens, encoded.work.seconds)
         if encoded.refused:
             outcomes.append(Loaded((), encoded.refused))
         if encoded.reference.rows:

@@ -34,7 +34,7 @@ def test_documents_leave_every_store_and_come_back_if_their_source_has_them(fill
         "schema_version": 1,
         "command": "delete",
         "dry_run": True,
-        "documents": {"gone": 2},
+        "deleted": 2,
         "chunks": {"deleted": chunks},
         "missing": ["nobody.md"],
     }
@@ -43,14 +43,14 @@ def test_documents_leave_every_store_and_come_back_if_their_source_has_them(fill
     done = delete(filled, "d001.md", "d002.md", "d002.md", "nobody.md")
     assert (done.documents, done.chunks, done.missing) == (2, chunks, ("nobody.md",))
     assert done.report is not None
-    assert (done.report.exit_code, done.report.documents.gone) == (ExitCode.OK, 2)
+    assert (done.report.exit_code, done.report.documents.deleted) == (ExitCode.OK, 2)
     assert set(filled.records()) == {"d000.md", "d003.md"}
     filled.check_agreement()
     assert delete(filled, "d001.md").missing == ("d001.md",)
     assert delete(filled, "d000.md", tenant="other").missing == ("d000.md",)
 
     back = filled.ingest()
-    assert (back.documents.new, back.tokens_encoded) == (2, 0)
+    assert (back.documents.added, back.tokens_encoded) == (2, 0)
     filled.check_agreement()
 
 
@@ -71,7 +71,7 @@ def test_a_store_that_is_down_deletes_later(filled: Project, monkeypatch: pytest
     board.down = {"words"}
     delete(filled, "d002.md")
     board.down.clear()
-    assert load_waiting(filled.config, filled.base, NoProgress()).documents.gone == 1
+    assert load_waiting(filled.config, filled.base, NoProgress()).documents.deleted == 1
     filled.check_agreement()
 
 

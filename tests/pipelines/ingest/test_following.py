@@ -96,7 +96,7 @@ def test_a_build_goes_beside_the_live_generation(project: Project) -> None:
         project.ingest()
     assert caught.value.remedy.endswith("m3 generations build")
     report = project.ingest(build=True)
-    assert (report.command, report.generation, report.documents.new) == ("generations build", 2, 5)
+    assert (report.command, report.generation, report.documents.added) == ("generations build", 2, 5)
     state = state_of(project)
     assert (state.live, [each.status for each in state.generations]) == (1, ["live", "building"])
     assert [each.applied_run for each in state.generations] == [2, 2]
@@ -111,7 +111,7 @@ def test_texts_that_the_lake_has_are_not_encoded_again(project: Project) -> None
     project.ingest()
     project.settings["fields"] = {"year": "integer"}
     report = project.ingest(build=True)
-    assert (report.generation, report.documents.new, report.tokens_encoded) == (2, 4, 0)
+    assert (report.generation, report.documents.added, report.tokens_encoded) == (2, 4, 0)
     assert report.tokens_reused > 0
     again = project.ingest(build=True)
     assert (again.generation, again.chunks_written, again.documents.unchanged) == (2, 0, 4)
@@ -151,7 +151,7 @@ def test_rights_metadata_and_deletes_reach_a_generation_that_is_built(
     texts = {name: payload.text for name, payload in payloads(project, 2).items()}
     project.write_lines(rows(6, d1={"acl": ["board"]}, d2={"metadata": {"year": 1999}}, d3=None))
     report = project.ingest()
-    assert (report.documents.changed, report.documents.gone, report.notes) == (2, 1, ())
+    assert (report.documents.patched, report.documents.deleted, report.notes) == (2, 1, ())
     state = state_of(project)
     assert [each.applied_run for each in state.generations] == [state.run, state.run]
     check_agreement(project, 1)
@@ -171,7 +171,7 @@ def test_a_build_takes_what_left_the_source_from_the_live_generation_too(project
     project.write_lines(rows(6, d1={"acl": ["board"]}, d3=None, d4={"text": document(44)}))
     project.settings["chunking"] = NEW
     report = project.ingest(build=True)
-    assert (report.documents.changed, report.documents.gone) == (2, 1)
+    assert (report.documents.patched, report.documents.changed, report.documents.deleted) == (1, 1, 1)
     for number in (1, 2):
         check_agreement(project, number)
         assert "d3" not in records(project, number)
@@ -215,7 +215,7 @@ def test_one_that_is_behind_follows_also_where_a_source_cannot_be_listed_complet
         Manifest(project.paths, 1).append(state_of(project).run, 1, [], removed=[("default", "d3")])
     # Nobody knows which document the broken line is: what is not listed stays, but d3 had left before.
     project.write_lines([*rows(6, d3=None, d5=None), "{"])
-    assert project.ingest().documents.gone == 0
+    assert project.ingest().documents.deleted == 0
     assert not state_of(project).is_behind(2)
     assert records(project, 1).keys() == records(project, 2).keys() == {"d0", "d1", "d2", "d4", "d5"}
 
@@ -258,7 +258,7 @@ def test_a_follower_whose_store_is_down_is_behind_until_it_has_followed(
     with monkeypatch.context() as broken:
         broken.setattr("connectors.memory.sink.MemorySink.patch", down)
         report = project.ingest()
-    assert report.documents.changed == 1
+    assert report.documents.patched == 1
     assert [note for note in report.notes if "generation 2 (building) has not followed" in note]
     assert state_of(project).is_behind(2)
     assert not state_of(project).is_behind(1)
@@ -277,7 +277,7 @@ def test_too_many_deletes_do_not_follow(project: Project) -> None:
     project.settings["chunking"] = OLD
     project.write_lines(rows(4))
     report = project.ingest()
-    assert report.documents.gone == 2
+    assert report.documents.deleted == 2
     assert [note for note in report.notes if "16 of 20 documents are gone" in note]
     assert state_of(project).is_behind(2)
     assert len(records(project, 2)) == 20

@@ -39,7 +39,7 @@ def test_the_error_of_a_step_is_raised_as_it_was_and_finished_documents_stay(
     assert project.manifest_ids() == project.rows().keys()
 
     monkeypatch.undo()
-    assert project.ingest().documents.new == 200 - len(committed)
+    assert project.ingest().documents.added == 200 - len(committed)
     project.check_agreement()
 
 

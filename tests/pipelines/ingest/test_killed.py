@@ -115,12 +115,12 @@ def test_sigterm_ends_a_process_with_143_and_what_is_finished_is_in(changing: Pr
     process = IngestProcess.start(changing.raw(), changing.base, f"{_LAKE}:after:1:SIGTERM")
     assert process.wait(_SECONDS) == ExitCode.TERMINATED, process.said
     assert "stopping (SIGTERM)" in process.said
-    counts = process.report["documents"]
+    counts = process.report
     assert counts["pending"] > 0
-    assert counts["new"] + counts["changed"] + counts["pending"] + counts["failed"] >= 112
+    assert counts["added"] + counts["changed"] + counts["pending"] + counts["failed"] >= 112
     assert "d001.md" in changing.records()
     changing.check_agreement()
-    assert changing.ingest().documents.gone == 1
+    assert changing.ingest().documents.deleted == 1
     changing.check_agreement()
 
 
@@ -143,7 +143,7 @@ def test_sigterm_ends_a_load_with_143_and_the_next_one_goes_on(changing: Project
     IngestProcess.start(changing.raw(), changing.base, "", "embed").wait(_SECONDS)
     process = IngestProcess.start(changing.raw(), changing.base, f"{_MANIFEST}:after:1:SIGTERM", "load")
     assert process.wait(_SECONDS) == ExitCode.TERMINATED, process.said
-    done, waiting = process.report["documents"]["unchanged"], process.report["stores"]["main"]["pending"]
+    done, waiting = process.report["unchanged"], process.report["stores"]["main"]["pending"]
     assert done > 0
     assert waiting > 0
     assert IngestProcess.start(changing.raw(), changing.base, "", "load").wait(_SECONDS) == ExitCode.OK

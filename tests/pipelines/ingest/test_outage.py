@@ -59,7 +59,7 @@ def test_a_store_that_is_down_gets_later_what_the_others_got(
 ) -> None:
     board.down = {"words"}
     report = pair.ingest()
-    assert (report.exit_code, report.documents.new) == (ExitCode.PENDING, 5)
+    assert (report.exit_code, report.documents.added) == (ExitCode.PENDING, 5)
     assert (report.stores["words"].pending, report.stores["main"].pending) == (5, 0)
     line = "5 documents wait for store words (store 'words' is switched off). Remedy: m3 load --pending"
     assert line in report.notes
@@ -91,7 +91,7 @@ def test_a_store_that_breaks_in_the_middle_is_asked_no_more(project: Project, bo
     board.failing = lambda store, request, nth: (store, request, nth) == ("words", "write", 2)
     report = project.ingest()
     assert board.asked["words", "write"] == 2
-    assert (report.exit_code, report.documents.new) == (ExitCode.PENDING, 150)
+    assert (report.exit_code, report.documents.added) == (ExitCode.PENDING, 150)
     pending = report.stores["words"].pending
     assert 0 < pending <= 150
     states = {record.status["words"] for record in project.records().values()}
@@ -119,7 +119,7 @@ def test_deletes_are_remembered_for_a_store_that_is_down(pair: Project, board: S
     board.down.clear()
     assert pair.rows("words") == first
     done = load(pair)
-    assert (done.exit_code, done.documents.gone, done.documents.unchanged) == (ExitCode.OK, 2, 1)
+    assert (done.exit_code, done.documents.deleted, done.documents.unchanged) == (ExitCode.OK, 2, 1)
     pair.check_agreement()
     assert Manifest(pair.paths, 1).counts().pending == {}
     assert not list(Manifest(pair.paths, 1).records(removed=True))[3:]
@@ -132,7 +132,7 @@ def test_a_document_that_comes_back_before_its_deletes_were_done(pair: Project, 
     pair.ingest()
     pair.write("d000.md", "# Something else\n\nWith other words.\n")
     report = pair.ingest()
-    assert (report.documents.new, report.stores["words"].pending) == (1, 1)
+    assert (report.documents.added, report.stores["words"].pending) == (1, 1)
     board.down.clear()
     assert pair.ingest().exit_code is ExitCode.OK
     pair.check_agreement()
@@ -144,7 +144,7 @@ def test_a_store_that_breaks_at_the_deletes_keeps_them(pair: Project, board: Swi
     (pair.docs / "d000.md").unlink()
     pair.write("d001.md", document(1).replace("Paragraph 1", "Another paragraph"))
     report = pair.ingest()
-    assert (report.exit_code, report.documents.gone, report.stores["words"].pending) == (ExitCode.PENDING, 1, 2)
+    assert (report.exit_code, report.documents.deleted, report.stores["words"].pending) == (ExitCode.PENDING, 1, 2)
     board.failing = lambda store, request, nth: False
     board.down.clear()
     assert load(pair).exit_code is ExitCode.OK
@@ -162,7 +162,7 @@ def test_a_run_without_any_store_fails_and_is_repeated_without_encoding(
     board.failing = lambda store, request, nth: False
     board.down.clear()
     no_model(monkeypatch)
-    assert pair.ingest().documents.new == 5
+    assert pair.ingest().documents.added == 5
     pair.check_agreement()
     board.down = {"main", "words"}
     with pytest.raises(StoreError):
@@ -189,7 +189,7 @@ def test_an_outage_beside_an_embedded_store(project: Project, board: Switchboard
     project.write_many(4)
     board.down = {"words", "rerank"}
     report = project.ingest()
-    assert (report.exit_code, report.documents.new) == (ExitCode.PENDING, 4)
+    assert (report.exit_code, report.documents.added) == (ExitCode.PENDING, 4)
     assert {name: one.pending for name, one in report.stores.items()} == {"main": 0, "rerank": 4, "words": 4}
     chain = project.base / "m3-data/stores/main/notes/g00001/CURRENT"
     published = chain.read_text()
@@ -215,7 +215,7 @@ def test_embed_and_load_are_an_ingest(
     project.write_many(4)
     board.down = {"main", "words", "rerank"}
     embedded = project.ingest(load=False)
-    assert (embedded.exit_code, embedded.command, embedded.documents.new) == (ExitCode.OK, "embed", 4)
+    assert (embedded.exit_code, embedded.command, embedded.documents.added) == (ExitCode.OK, "embed", 4)
     assert embedded.notes == ("4 documents to be loaded: m3 load",)
     assert board.asked.total() == 0
     assert not (project.base / "m3-data/stores").exists()
@@ -235,10 +235,10 @@ def test_embed_and_load_are_an_ingest(
     (project.docs / "d000.md").unlink()
     project.write("d001.md", document(1).replace("Paragraph 1", "Another paragraph"))
     before = project.rows("words")
-    assert project.ingest(load=False).documents.gone == 1
+    assert project.ingest(load=False).documents.deleted == 1
     assert project.rows("words") == before
     done = load(project)
-    assert (done.documents.gone, done.documents.unchanged) == (1, 1)
+    assert (done.documents.deleted, done.documents.unchanged) == (1, 1)
     project.check_agreement()
     report = project.ingest()
     assert (report.documents.unchanged, report.chunks_written, report.chunks_deleted) == (3, 0, 0)

@@ -37,7 +37,7 @@ def files_of(project: Project) -> dict[str, tuple[int, int]]:
 
 def check_near(found: PlanReport, report: IngestReport) -> None:
     """Documents exactly; chunks and tokens within 15 %, as the issue demands (chunks exactly: they were made)."""
-    listed = {name: found.documents[name] for name in ("listed", "new", "changed", "gone", "failed")}
+    listed = {name: found.documents.as_json()[name] for name in ("listed", "added", "changed", "deleted", "failed")}
     assert listed == {name: report.documents.as_json()[name] for name in listed}
     assert found.chunks.value == report.chunks_written
     assert found.tokens_new.value == pytest.approx(report.tokens_encoded, rel=0.15)
@@ -57,7 +57,7 @@ def test_a_first_run_is_foretold_and_nothing_is_written(project: Project) -> Non
     assert not (project.base / "m3-data").exists()
     assert (found.generation, found.sampled, found.rate_from) == (None, None, "measured now")
     assert found.tokens_per_second > 0
-    assert found.documents["failed"] == 1
+    assert found.documents.failed == 1
     report = project.ingest()
     check_near(found, report)
     assert found.lake_bytes == pytest.approx(lake_size(project), rel=0.15)
@@ -88,7 +88,8 @@ def test_a_second_run_is_foretold_with_what_the_lake_has(project: Project, monke
         assert held == {path: facts for path, facts in before.items() if "lease" not in path}
 
     assert (found.rate_from, found.generation) == ("last run", 1)
-    assert (found.documents["gone"], found.documents["changed"], found.documents["new"]) == (1, 2, 1)
+    classes = found.documents
+    assert (classes.deleted, classes.patched, classes.changed, classes.added) == (1, 1, 1, 1)
     report = project.ingest()
     check_near(found, report)
     assert found.lake_bytes == pytest.approx(lake_size(project) - size, rel=0.25)  # one file: its frame weighs most
@@ -99,7 +100,7 @@ def test_nothing_to_do_costs_nothing(project: Project) -> None:
     project.ingest()
     found = planned(project)
     assert (found.chunks.value, found.tokens_new.value, found.lake_bytes) == (0, 0, 0)
-    assert found.documents["unchanged"] == 3
+    assert found.documents.unchanged == 3
     assert found.stores["main"].bytes is None
 
 
@@ -146,7 +147,7 @@ def test_on_the_command_line(project: Project, capsys: pytest.CaptureFixture[str
         "seconds", "tokens_per_second", "rate_from", "notes",
     }  # fmt: skip
     assert found["documents"] == {
-        "listed": 8, "new": 8, "changed": 0, "gone": 0, "unchanged": 0, "failed": 0, "pending": 0,
+        "listed": 8, "added": 8, "changed": 0, "patched": 0, "deleted": 0, "unchanged": 0, "failed": 0, "pending": 0,
     }  # fmt: skip
     assert found["chunks"]["error"] == 0
     assert main(["plan", "-c", str(file), "--sample", "4"]) == 0

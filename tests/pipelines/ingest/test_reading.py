@@ -58,7 +58,7 @@ def finish(chunked: Chunked, step: ReadStep, wave: int, **changed: Any) -> None:
 def test_new_documents_become_rows_that_are_in_a_chunk_file_at_once(step: ReadStep, tmp_path: Path) -> None:
     write(tmp_path, a=document(1), b=document(2))
     chunked = prepare(items(step), 1, step)
-    assert [(each.record.doc_id, each.change) for each in chunked.documents] == [("a.md", "new"), ("b.md", "new")]
+    assert [(each.record.doc_id, each.change) for each in chunked.documents] == [("a.md", "added"), ("b.md", "added")]
     assert [chunk_id for each in chunked.documents for chunk_id in each.record.chunk_ids] == [
         row.chunk.id for row in chunked.rows
     ]
@@ -218,4 +218,6 @@ def test_a_document_that_comes_back_before_its_deletes_keeps_them_in_mind(step: 
     removed = record_of("a.md", ["old"], obsolete_chunk_ids=("older",), removed=True, status={"main": "pending"})
     step.manifest.append(1, 1, [removed])
     chunked = prepare(items(step), 1, step)
-    assert [(each.change, each.record.obsolete_chunk_ids) for each in chunked.documents] == [("new", ("old", "older"))]
+    assert [(each.change, each.record.obsolete_chunk_ids) for each in chunked.documents] == [
+        ("added", ("old", "older"))
+    ]

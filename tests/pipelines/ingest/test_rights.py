@@ -76,8 +76,8 @@ def test_only_rights_change(rights: Project, monkeypatch: pytest.MonkeyPatch) ->
     report = only_acl(rights)
 
     assert (report.exit_code, report.command) == (ExitCode.OK, "ingest --only-acl")
-    assert (report.documents.changed, report.documents.unchanged) == (2, 1)
-    assert (report.documents.new, report.documents.gone, report.chunks_deleted) == (0, 0, 0)
+    assert (report.documents.patched, report.documents.unchanged) == (2, 1)
+    assert (report.documents.added, report.documents.deleted, report.chunks_deleted) == (0, 0, 0)
     assert acls(rights) == {"r0": {("board",)}, "r1": {()}, "r2": {("staff",)}, "r3": {("staff",)}, "r4": {("staff",)}}
     records = rights.records()
     assert {name: record.chunk_ids for name, record in records.items()} == {
@@ -89,7 +89,7 @@ def test_only_rights_change(rights: Project, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.undo()
     rest = rights.ingest()
-    assert (rest.documents.new, rest.documents.changed, rest.documents.gone) == (1, 2, 1)
+    assert (rest.documents.added, rest.documents.changed, rest.documents.deleted) == (1, 2, 1)
     rights.check_agreement()
     assert acls(rights)["r1"] == {()}
     rows = ChunkFiles(rights.paths, 1).read(list(rights.records()["r1"].chunk_ids))
@@ -123,7 +123,7 @@ def test_vectors_that_are_lost_do_not_pass_for_applied(rights: Project) -> None:
         file.unlink()
     rights.write_lines([{**ROWS[0], "acl": ["board"]}, *ROWS[1:]])
     report = only_acl(rights)
-    assert (report.exit_code, report.documents.changed) == (ExitCode.PENDING, 0)
+    assert (report.exit_code, report.documents.patched) == (ExitCode.PENDING, 0)
     assert rights.ingest().exit_code is ExitCode.OK
     assert acls(rights)["r0"] == {("board",)}
     rights.check_agreement()
@@ -137,6 +137,6 @@ def test_a_signal_ends_it_between_groups(rights: Project) -> None:
             signal.raise_signal(signal.SIGTERM)
 
     report = apply_acls(rights.config, rights.base, Stopping())
-    assert (report.exit_code, report.documents.changed) == (ExitCode.TERMINATED, 0)
-    assert only_acl(rights).documents.changed == 5
+    assert (report.exit_code, report.documents.patched) == (ExitCode.TERMINATED, 0)
+    assert only_acl(rights).documents.patched == 5
     rights.check_agreement()

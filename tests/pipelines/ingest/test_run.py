@@ -35,7 +35,7 @@ def test_the_first_run_brings_every_document_into_every_store(project: Project) 
     report = project.ingest()
 
     assert report.documents.as_json() == {
-        "listed": 8, "new": 8, "changed": 0, "gone": 0, "unchanged": 0, "failed": 0, "pending": 0,
+        "listed": 8, "added": 8, "changed": 0, "patched": 0, "deleted": 0, "unchanged": 0, "failed": 0, "pending": 0,
     }  # fmt: skip
     assert report.exit_code is ExitCode.OK
     assert (report.generation, report.run) == (1, 1)
@@ -118,9 +118,10 @@ def test_metadata_and_acl_changes_write_rows_without_the_model(project: Project)
 
     report = project.ingest()
 
-    assert (report.documents.changed, report.documents.unchanged) == (2, 1)
-    assert report.tokens_encoded == 0
-    assert report.tokens_reused > 0
+    assert (report.documents.patched, report.documents.unchanged) == (2, 1)
+    assert report.texts_encoded == report.tokens_encoded == 0
+    assert report.texts_reused == report.chunks_written
+    assert report.tokens_reused > report.texts_reused
     project.check_agreement()
     assert {project.records()[name].revision for name in ("r0", "r1")} == {2}
 
@@ -134,7 +135,7 @@ def test_documents_that_are_gone_leave_the_stores(project: Project) -> None:
 
     report = project.ingest()
 
-    assert (report.documents.gone, report.documents.listed, report.chunks_deleted) == (1, 3, len(gone))
+    assert (report.documents.deleted, report.documents.listed, report.chunks_deleted) == (1, 3, len(gone))
     assert "d001.md" not in project.records()
     project.check_agreement()
 
@@ -153,7 +154,7 @@ def test_too_many_deletes_are_refused_before_anything_changes(project: Project) 
 
     assert (project.records(), project.rows()) == before
     report = project.ingest(max_delete_fraction=0.75)
-    assert report.documents.gone == 3
+    assert report.documents.deleted == 3
     project.check_agreement()
 
 
@@ -167,7 +168,7 @@ def test_bad_documents_are_dead_letters_and_the_rest_goes_in(project: Project) -
     second = project.ingest()
 
     assert first.exit_code is ExitCode.DEAD_LETTERS
-    assert (first.documents.new, first.documents.failed, first.documents.listed) == (2, 2, 4)
+    assert (first.documents.added, first.documents.failed, first.documents.listed) == (2, 2, 4)
     assert {letter.doc_id for letter in first.dead_letters} == {"binary.txt", "empty.md"}
     assert first.skipped == {"unsupported": 1}
     assert (second.exit_code, second.documents.failed, second.new_dead_letters) == (ExitCode.OK, 2, 0)
@@ -175,7 +176,7 @@ def test_bad_documents_are_dead_letters_and_the_rest_goes_in(project: Project) -
 
     project.write("empty.md", document(9))
     third = project.ingest()
-    assert (third.documents.new, third.documents.failed) == (1, 1)
+    assert (third.documents.added, third.documents.failed) == (1, 1)
     assert [letter.doc_id for letter in read_dead_letters(project.paths)] == ["binary.txt"]
 
 
@@ -196,7 +197,7 @@ def test_a_text_that_does_not_fit_in_memory_alone_is_a_dead_letter_and_the_rest_
     report = project.ingest()
 
     assert report.exit_code is ExitCode.DEAD_LETTERS
-    assert (report.documents.new, report.documents.failed) == (4, 1)
+    assert (report.documents.added, report.documents.failed) == (4, 1)
     (letter,) = read_dead_letters(project.paths)
     assert (letter.doc_id, letter.stage) == ("long.md", "encode")
     assert "one text alone does not fit in the device's memory. Remedy: lower chunking.max_tokens" in letter.message
@@ -215,7 +216,7 @@ def test_a_document_whose_new_version_fails_keeps_its_old_one(project: Project) 
 
     report = project.ingest()
 
-    assert (report.documents.failed, report.documents.unchanged, report.documents.gone) == (1, 1, 0)
+    assert (report.documents.failed, report.documents.unchanged, report.documents.deleted) == (1, 1, 0)
     assert project.rows() == before
     project.check_agreement()
 
@@ -229,7 +230,7 @@ def test_a_line_that_cannot_be_named_keeps_its_source_from_deleting(project: Pro
 
     report = project.ingest()
 
-    assert (report.documents.failed, report.documents.unchanged, report.documents.gone) == (1, 1, 0)
+    assert (report.documents.failed, report.documents.unchanged, report.documents.deleted) == (1, 1, 0)
     assert project.rows() == before
     assert "stay" in " ".join(report.notes)
 
@@ -240,7 +241,7 @@ def test_a_document_in_two_places_is_taken_once_and_both_places_are_named(projec
 
     report = project.ingest()
 
-    assert (report.documents.new, report.documents.failed, report.documents.listed) == (1, 1, 2)
+    assert (report.documents.added, report.documents.failed, report.documents.listed) == (1, 1, 2)
     message = report.dead_letters[0].message
     assert "rows.jsonl:1" in message
     assert "rows.jsonl:2" in message
@@ -295,7 +296,7 @@ def test_a_second_writer_is_told_who_holds_the_lease(project: Project) -> None:
     project.write_many(1)
     with acquire_lease(project.paths), pytest.raises(LockedError, match=f"pid {os.getpid()}"):
         project.ingest()
-    assert project.ingest().documents.new == 1
+    assert project.ingest().documents.added == 1
 
 
 def test_a_run_that_lost_its_lease_commits_nothing_more(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,7 +318,7 @@ def test_a_run_that_lost_its_lease_commits_nothing_more(project: Project, monkey
     monkeypatch.undo()
     for lease in leases:
         lease.release()  # type: ignore[attr-defined]
-    assert project.ingest().documents.new == 4
+    assert project.ingest().documents.added == 4
     project.check_agreement()
 
 
@@ -330,7 +331,7 @@ def test_no_room_before_a_wave_says_what_is_needed_and_keeps_what_is_there(proje
         project.ingest()
     del project.settings["ingest"]
     assert len(project.rows()) == len(project.manifest_ids())
-    assert project.ingest().documents.new == 2
+    assert project.ingest().documents.added == 2
     project.check_agreement()
 
 
@@ -357,7 +358,7 @@ def test_a_disk_that_fills_up_in_the_middle_keeps_what_was_committed(
     assert failed is not None
     assert failed["error"]["code"] == "disk-full"
     report = project.ingest()
-    assert report.documents.new == 200 - committed
+    assert report.documents.added == 200 - committed
     assert report.documents.unchanged == committed
     project.check_agreement()
 
@@ -378,7 +379,7 @@ def test_a_disk_that_is_really_full(project: Project, tmp_path: Path) -> None:
             project.ingest()
         ballast.unlink()
         report = project.ingest()
-        assert report.documents.new + report.documents.unchanged == 200
+        assert report.documents.added + report.documents.unchanged == 200
         project.check_agreement()
     finally:
         # Lazily: the memory store may still look at pages of lake files.
@@ -400,7 +401,7 @@ def test_bundles_that_run_twice_change_nothing(project: Project) -> None:
     project.write_many(6)
     project.write("empty.md", "")
     report = project.ingest(bundle_repeat=1)
-    assert (report.documents.new, report.documents.failed) == (6, 1)
+    assert (report.documents.added, report.documents.failed) == (6, 1)
     assert report.chunks_written == len(project.manifest_ids())
     project.check_agreement()
     assert project.ingest(bundle_repeat=1).documents.unchanged == 6
@@ -444,11 +445,11 @@ def test_a_stop_finishes_the_running_unit_and_commits_what_is_finished(
     report = ingest(project.config, project.base, Stopping())
 
     assert report.exit_code is ExitCode.TERMINATED
-    assert 0 < report.documents.new < 98
-    assert report.documents.pending == 98 - report.documents.new
-    assert report.documents.gone == 0
+    assert 0 < report.documents.added < 98
+    assert report.documents.pending == 98 - report.documents.added
+    assert report.documents.deleted == 0
     assert "d001.md" in project.records()
     project.check_agreement()
     rest = project.ingest()
-    assert (rest.documents.new, rest.documents.gone) == (98 - report.documents.new, 1)
+    assert (rest.documents.added, rest.documents.deleted) == (98 - report.documents.added, 1)
     project.check_agreement()

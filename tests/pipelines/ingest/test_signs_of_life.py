@@ -59,14 +59,14 @@ def test_every_run_leaves_its_counts_for_prometheus(project: Project, tmp_path: 
     text = (tmp_path / "notes.prom").read_text()
     found = samples(text)
     assert found["m3_run_number",] == 1
-    assert found["m3_run_documents", "new"] == 3
+    assert found["m3_run_documents", "added"] == 3
     assert found["m3_run_documents", "failed"] == 1
     assert found["m3_run_tokens", "model"] == report.tokens_encoded > 0
     assert found["m3_store_up", "main"] == 1
     assert found["m3_run_success_timestamp_seconds",] == found["m3_run_end_timestamp_seconds",]
     assert (tmp_path / "notes.prom").stat().st_mode & 0o777 == 0o644
     own = RunFolder(project.paths, 1).path / "metrics.prom"
-    assert samples(own.read_text())["m3_run_documents", "new"] == 3
+    assert samples(own.read_text())["m3_run_documents", "added"] == 3
 
 
 def test_a_failed_run_is_in_the_file_and_keeps_the_last_success(
@@ -89,7 +89,7 @@ def test_a_failed_run_is_in_the_file_and_keeps_the_last_success(
 
 
 def test_names_are_escaped() -> None:
-    report = IngestReport('a"b\\c\nd', 1, 1, DocumentCounts(), 0, 0, 0, 0, 0.0, 0.0, 0, "anonymous", 0)  # type: ignore[arg-type]
+    report = IngestReport('a"b\\c\nd', 1, 1, DocumentCounts(), 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0, "anonymous", 0)  # type: ignore[arg-type]
     labels = {
         sample.labels["collection"]
         for family in text_string_to_metric_families(exposition(report, now=1.0, exit_code=0))

@@ -28,22 +28,25 @@ def tally_of(classes: dict[str, int], changes: dict[str, int], letters: int = 0)
 @pytest.mark.parametrize(
     ("classes", "changes", "letters", "expected"),
     [
-        ({"read": 5}, {"new": 5}, 0, (5, 0, 0, 0, 0)),
-        ({"read": 5, "unchanged": 3}, {"new": 1, "changed": 1, "unchanged": 2}, 1, (1, 1, 5, 1, 0)),
-        ({"read": 5, "duplicate": 1}, {"new": 2}, 1, (2, 0, 0, 2, 2)),
-        ({"pending": 4, "read": 1}, {"pending": 3, "new": 1}, 0, (1, 0, 3, 0, 1)),
-        ({"waiting": 2, "unchanged": 1}, {}, 0, (0, 0, 1, 0, 2)),
+        ({"read": 5}, {"added": 5}, 0, (5, 0, 0, 0, 0, 0)),
+        ({"read": 6, "unchanged": 3}, {"added": 1, "changed": 1, "patched": 1, "unchanged": 2}, 1, (1, 1, 1, 5, 1, 0)),
+        ({"read": 5, "duplicate": 1}, {"added": 2}, 1, (2, 0, 0, 0, 2, 2)),
+        ({"pending": 4, "read": 1}, {"pending": 3, "added": 1}, 0, (1, 0, 0, 3, 0, 1)),
+        ({"waiting": 2, "unchanged": 1}, {}, 0, (0, 0, 0, 1, 0, 2)),
         # Owed documents are not listed: their rows are written, and they are in no count.
-        ({"owed": 2, "unchanged": 1}, {"pending": 2}, 0, (0, 0, 1, 0, 0)),
+        ({"owed": 2, "unchanged": 1}, {"pending": 2}, 0, (0, 0, 0, 1, 0, 0)),
         # A failed document whose old version was brought along is failed, once.
-        ({"read": 1}, {"kept": 1}, 1, (0, 0, 0, 1, 0)),
+        ({"read": 1}, {"kept": 1}, 1, (0, 0, 0, 0, 1, 0)),
     ],
 )
 def test_every_listed_document_is_in_exactly_one_count(
     classes: dict[str, int], changes: dict[str, int], letters: int, expected: tuple[int, ...]
 ) -> None:
     counts = tally_of(classes, changes, letters).documents()
-    found = (counts.new, counts.changed, counts.unchanged, counts.failed, counts.pending)
+    found = (
+        *(counts.added, counts.changed, counts.patched),
+        *(counts.unchanged, counts.failed, counts.pending),
+    )
     assert found == expected
     assert sum(found) == counts.listed
 
@@ -67,7 +70,7 @@ def test_exit_codes_and_notes() -> None:
 
 def test_what_waits_for_a_store_is_told_with_its_remedy() -> None:
     stop = StopFlag()
-    tally = tally_of({"read": 3}, {"new": 3}, letters=1)
+    tally = tally_of({"read": 3}, {"added": 3}, letters=1)
     tally.standing = Standing(("main", "words"), absent={"words": StoreError("the server is down", "start it")})
     tally.waiting = {"words": 3}
     report = tally.report("ingest", "notes", 1, 2, stop)
@@ -87,7 +90,7 @@ def test_what_waits_for_a_store_is_told_with_its_remedy() -> None:
 
 
 def test_a_store_that_was_not_asked_for_may_wait() -> None:
-    tally = tally_of({"read": 3}, {"new": 3})
+    tally = tally_of({"read": 3}, {"added": 3})
     tally.standing = Standing(("main",), absent={"main": None})
     tally.waiting = {"main": 3}
     report = tally.report("embed", "notes", 1, 2, StopFlag())

@@ -71,7 +71,7 @@ def test_a_text_that_comes_back_in_time_is_not_encoded_again(changed: Project) -
     collected(changed, 29)
     changed.write("d002.md", document(2))
     report = changed.ingest()
-    assert (report.documents.new, report.tokens_encoded, report.tokens_reused > 0) == (1, 0, True)
+    assert (report.documents.added, report.tokens_encoded, report.tokens_reused > 0) == (1, 0, True)
 
 
 def test_rows_that_wait_for_a_store_are_needed(changed: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,13 +97,13 @@ def test_a_text_that_another_document_has_keeps_its_vectors_until_that_goes_too(
 def test_it_stays_away_until_the_tombstone_is_lifted(secret: Project) -> None:
     purge(place_of(secret), SECRET)
     report = secret.ingest()
-    assert (report.documents.new, report.documents.unchanged, report.skipped["purged"]) == (0, 5, 1)
+    assert (report.documents.added, report.documents.unchanged, report.skipped["purged"]) == (0, 5, 1)
     assert traces(everywhere(secret), *CANARIES.values()) == []
     assert lift(place_of(secret), SECRET, dry_run=True) == 1
-    assert secret.ingest().documents.new == 0
+    assert secret.ingest().documents.added == 0
     lift(place_of(secret), SECRET)
     report = secret.ingest()
-    assert (report.documents.new, report.skipped.get("purged", 0)) == (1, 0)
+    assert (report.documents.added, report.skipped.get("purged", 0)) == (1, 0)
     assert report.tokens_encoded > 0
     assert DOC_ID in secret.records()
     secret.check_agreement()
@@ -123,7 +123,7 @@ def test_it_goes_again_when_yesterdays_state_is_put_back(secret: Project, tmp_pa
 
     report = secret.ingest()
 
-    assert (report.documents.unchanged, report.documents.new, report.tokens_encoded) == (5, 0, 0)
+    assert (report.documents.unchanged, report.documents.added, report.tokens_encoded) == (5, 0, 0)
     assert traces(storage, *CANARIES.values()) == []
     assert audited(secret, sample=100).clean
 
@@ -204,7 +204,7 @@ def test_a_whole_tenant_goes_and_others_stay(project: Project) -> None:
     with pytest.raises(UsageError, match="the whole tenant is under a tombstone"):
         lift(place_of(project), Named("globex", ("new",)))
     lift(place_of(project), Named("globex"))
-    assert project.ingest().documents.new == 3
+    assert project.ingest().documents.added == 3
 
 
 def test_dead_letters_reports_and_leftovers_forget_it_too(project: Project) -> None:
@@ -274,7 +274,7 @@ def test_the_command(secret: Project, m3: M3) -> None:
     assert "\n  1 tombstone; keep the folder tombstones/" in m3("purge", "--again").out
     status = json.loads(m3("status", "--json").out)
     assert (status["runs"][0]["command"], status["runs"][0]["outcome"]) == ("purge", "ok")
-    assert json.loads(m3("plan", "--json").out)["documents"]["new"] == 0
+    assert json.loads(m3("plan", "--json").out)["documents"]["added"] == 0
 
 
 @pytest.mark.parametrize(

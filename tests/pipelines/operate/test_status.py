@@ -99,7 +99,7 @@ def test_json_has_the_agreed_shape(project: Project, m3: M3) -> None:
         }
     }  # fmt: skip
     assert [run["run"] for run in found["runs"]] == [2, 1]
-    assert found["runs"][1]["documents"]["new"] == 4
+    assert found["runs"][1]["added"] == 4
     assert {run["outcome"] for run in found["runs"]} == {"ok"}
     assert found["bytes"].keys() == {"lake", "chunks", "manifest", "runs", "stores", "free"}
     assert found["bytes"]["lake"] > 0

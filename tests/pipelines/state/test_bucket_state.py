@@ -176,8 +176,8 @@ class TestTwoMachines:
 
     def test_the_second_one_finds_everything_and_encodes_nothing(self, machines: list[Project]) -> None:
         first, second = machines
-        assert first.ingest().documents.new == 6
-        assert plan(second.config, second.base).as_json()["documents"]["new"] == 0
+        assert first.ingest().documents.added == 6
+        assert plan(second.config, second.base).as_json()["documents"]["added"] == 0
         report = second.ingest()
         assert (report.run, report.tokens_encoded, report.exit_code) == (2, 0, ExitCode.OK)
         second.check_agreement()
@@ -216,7 +216,7 @@ class TestTwoMachines:
         assert not traces(downloaded(first.config.storage.url, tmp_path / "after"), canary)
         Place.of(second.config, second.base)
         assert not traces(second.base / "copy", canary)
-        assert second.ingest().documents.new == 0
+        assert second.ingest().documents.added == 0
 
     def test_embedded_stores_are_refused(self, machines: list[Project]) -> None:
         machines[0].settings["stores"] = EDGE
@@ -228,7 +228,7 @@ class TestTwoMachines:
 
         def run(project: Project) -> None:
             try:
-                outcomes.append(project.ingest().documents.new)
+                outcomes.append(project.ingest().documents.added)
             except LockedError as error:
                 outcomes.append(error.exit_code)
 

@@ -47,7 +47,7 @@ def test_rows_of_a_version_in_between_are_deleted(
     project = project_on(servers, tmp_path / "p", tiny_model)
     fill(project)
     report = project.ingest(runner=OnEngine(Repeating(project, monkeypatch)))
-    assert report.documents.new == 31
+    assert report.documents.added == 31
     assert report.chunks_deleted > 0
     project.check_agreement()
     assert project.ingest(runner=OnEngine(DirectEngine())).documents.unchanged == 31

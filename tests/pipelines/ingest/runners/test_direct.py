@@ -107,7 +107,7 @@ def test_waves_are_jobs_of_bounded_text(tmp_path: Path, tiny_model: Path, server
     project.write("long.md", document(1, 500))
     project.settings["runner"] = {**_RUNNER, "split_bytes": 1024}
     report = project.ingest(runner=OnEngine(DirectEngine()))
-    assert report.documents.new == 32
+    assert report.documents.added == 32
     project.check_agreement()
 
 
@@ -151,7 +151,7 @@ def test_a_run_that_is_late_before_its_workers_begin_changes_nothing(
         project.ingest(runner=OnEngine(Late()))
     assert not project.records()
     project.settings["runner"] = _RUNNER
-    assert project.ingest(runner=OnEngine(Late())).documents.new == 31
+    assert project.ingest(runner=OnEngine(Late())).documents.added == 31
 
 
 def test_embed_on_an_engine_and_load_at_home(tmp_path: Path, tiny_model: Path, servers: Servers) -> None:
@@ -159,6 +159,6 @@ def test_embed_on_an_engine_and_load_at_home(tmp_path: Path, tiny_model: Path, s
     fill(project)
     report = project.ingest(runner=OnEngine(DirectEngine()), load=False)
     assert report.command == "embed"
-    assert report.documents.new == 31
+    assert report.documents.added == 31
     assert load_waiting(project.config, project.base, NoProgress()).exit_code == ExitCode.OK
     project.check_agreement()
