@@ -190,9 +190,9 @@ def pending_records(work: Work, manifest: Manifest) -> Iterator[DocumentRecord]:
 
 
 def gone_records(work: Work, manifest: Manifest) -> Iterator[list[DocumentRecord]]:
-    """Records of documents that no source has any more, in batches."""
+    """Records of documents that no source has any more, in batches; also when the manifest has been told."""
     for batch in _select(work.file, _KEY, ("gone",)):
-        yield list(manifest.find(batch).values())
+        yield list(manifest.find(batch, removed=True).values())
 
 
 def removed_records(work: Work, manifest: Manifest) -> Iterator[list[DocumentRecord]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 
 from connectors.protocol import LoadingSink, Sink
@@ -48,8 +49,15 @@ class Ended:
 
 
 def finalise(ending: Ending) -> Ended:
-    """Delete what documents no longer have, publish, and mark what this run wrote as done."""
+    """Delete what documents no longer have, publish, and mark what this run wrote as done.
+
+    The manifest hears of documents that are gone before their rows go: a run that dies in between leaves some rows
+    deleted, and the document may be back, just as it was, when the next one looks.
+    """
     stores = ending.stores
+    deltas = _Deltas(ending)
+    for batch in ending.gone():
+        deltas.append([replace(record, status=_all_pending(record), removed=True) for record in batch])
     written = written_by(ending.run, ending.manifest, ending.folder)
     deleted = [_delete(name, written, ending) for name in stores.embedded]
     ending.lease.check()
@@ -61,9 +69,25 @@ def finalise(ending: Ending) -> Ended:
     for name in stores.servers:
         stores.attempt(name, _settle)
     ending.before_live()
-    gone, removed = _mark(written, ending)
+    gone, removed = _mark(written, ending, deltas)
     ending.manifest.compact()
     return Ended(max(deleted, default=0), gone, removed)
+
+
+@dataclass
+class _Deltas:
+    """The last deltas of a run: bounded batches, each a commit of its own."""
+
+    ending: Ending
+    waves: Iterator[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.waves = count(self.ending.last_wave + 1)
+
+    def append(self, records: Sequence[DocumentRecord]) -> None:
+        if records:
+            self.ending.lease.check()
+            self.ending.manifest.append(self.ending.run, next(self.waves), records)
 
 
 def _settle(server: Sink) -> None:
@@ -96,29 +120,17 @@ def _every_chunk(record: DocumentRecord) -> Iterator[str]:
     yield from record.obsolete_chunk_ids
 
 
-def _mark(written: KeyFile, ending: Ending) -> tuple[int, int]:
-    """Write the last deltas; returns how many documents are gone, and how many were before and have left every store.
-
-    Bounded batches, each a commit of its own.
-    """
-    wave = ending.last_wave
+def _mark(written: KeyFile, ending: Ending, deltas: _Deltas) -> tuple[int, int]:
+    """Write the last deltas; returns how many documents are gone, and how many were and have left every store now."""
     gone = removed = 0
-
-    def append(records: list[DocumentRecord]) -> None:
-        nonlocal wave
-        if records:
-            wave += 1
-            ending.lease.check()
-            ending.manifest.append(ending.run, wave, records)
-
     for records in written.records(ending.manifest):
-        append([settled for record in records if (settled := _settled(record, ending)) != record])
+        deltas.append([settled for record in records if (settled := _settled(record, ending)) != record])
     for batch in ending.gone():
-        append([_removed(replace(record, status=_all_pending(record)), ending) for record in batch])
+        deltas.append([_removed(replace(record, status=_all_pending(record)), ending) for record in batch])
         gone += len(batch)
     for batch in ending.removed():
         rows = [_removed(record, ending) for record in batch]
-        append(rows)
+        deltas.append(rows)
         removed += sum(not row.status for row in rows)
     return gone, removed
 

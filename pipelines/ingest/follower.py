@@ -32,13 +32,15 @@ Asked = TypeVar("Asked", bound=Session)
 
 _BATCH = 1000
 # Where a source is not listed completely, nobody knows of what it does not name; what the run's generation has not
-# either is gone. `removed`: gone before, but a store has still to delete its chunks.
+# either is gone. `again`: gone before, but a store has still to delete its chunks, be it back in the sources or not.
 _GONE = """
 COPY (
-    SELECT tenant, doc_id FROM read_parquet($work) WHERE class IN ('gone', 'removed')
+    SELECT tenant, doc_id, false AS again FROM read_parquet($work) WHERE class = 'gone'
     UNION ALL
-    SELECT w.tenant, w.doc_id FROM read_parquet($work) w ANTI JOIN source s USING (tenant, doc_id)
+    SELECT w.tenant, w.doc_id, false FROM read_parquet($work) w ANTI JOIN source s USING (tenant, doc_id)
     WHERE class IN ('kept', 'owed')
+    UNION ALL
+    SELECT tenant, doc_id, true FROM target WHERE removed AND list_contains(map_values(status), 'pending')
 ) TO $file (FORMAT parquet)
 """
 _JOIN = """
@@ -92,15 +94,16 @@ class Follower(Generic[Asked]):
     def _change(
         self, gone: diff.KeyFile, changed: diff.KeyFile, touched: Mapping[DocumentKey, Touched], stores: Stores
     ) -> None:
-        """Deletes, then what a run that died left half written, then rights and metadata."""
+        """Deletes, of which the manifest hears first (see `finalise`), what a run that died left half written, rights
+        and metadata.
+        """
+        for records in gone.records(self.manifest):
+            self._append([replace(one, status=dict.fromkeys(one.status, "pending"), removed=True) for one in records])
         known = self.manifest.find(touched)
         beyond = [chunk_id for key, each in touched.items() for chunk_id in each.beyond(known.get(key))]
         for name in list(stores.at_work):
             doomed = chain(_chunks_of(gone.records(self.manifest, removed=True)), beyond)
             delete_from(stores, name, doomed, self.run.before_write)
-        for records in gone.records(self.manifest):
-            for record in records:
-                known.pop(record.key, None)
         for group in _groups([list(known.values())], self.run.request):
             self._renew(group, stores)
         for group in _groups(changed.records(self.manifest), self.run.request):
@@ -132,8 +135,11 @@ class Follower(Generic[Asked]):
         file = self.folder / "gone.parquet"
         with duckdb_connection(self.folder) as database:
             self.run.manifest.attach(database, "source")
+            self.manifest.attach(database, "target", removed=True)
             database.execute(_GONE, {"work": str(work.file), "file": str(file)})
-            found: Any = database.execute("SELECT count(*) FROM read_parquet($file)", {"file": str(file)}).fetchone()
+            found: Any = database.execute(
+                "SELECT count(*) FROM read_parquet($file) WHERE NOT again", {"file": str(file)}
+            ).fetchone()
         if found[0] > left.limit * work.known:
             raise RefusedError(
                 f"{found[0]:,} of its {work.known:,} documents are gone (limit {left.limit:.1%})",

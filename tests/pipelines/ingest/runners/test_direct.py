@@ -76,7 +76,7 @@ def end_state(project: Project) -> dict[str, Any]:
 def told(report: IngestReport) -> IngestReport:
     """The report without times and memory, and with no place of a dead letter: splits count their own lines. What is
     repeated is reused from the lake, which is counted."""
-    timeless = replace(report, seconds=0, encode_seconds=0, peak_bytes=0, tokens_reused=0)
+    timeless = replace(report, seconds=0, encode_seconds=0, peak_bytes=0, texts_reused=0, tokens_reused=0)
     letters = tuple(replace(letter, source="", message="") for letter in timeless.dead_letters)
     return replace(timeless, dead_letters=letters)
 
