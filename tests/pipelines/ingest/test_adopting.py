@@ -123,6 +123,30 @@ def test_rights_and_metadata_that_are_taken_back(project: Project, stores: Switc
     check(project, a=OLD_TEXT, b=OLD_TEXT)
 
 
+@pytest.mark.parametrize(("owner", "name", "nth"), [
+    (Manifest, "append", 1), (Manifest, "append", 2), (MemorySink, "delete", 1), (MemorySink, "delete", 2),
+])  # fmt: skip
+def test_a_document_that_left_and_is_back_as_it_was(
+    project: Project, stores: Switchboard, owner: type, name: str, nth: int
+) -> None:
+    listed(project, line("a"))
+    killed(project, owner, name, nth)
+    listed(project, line("a"), line("b"))
+    report = project.ingest()
+    assert (report.exit_code, report.tokens_encoded) == (ExitCode.OK, 0)
+    check(project, a=OLD_TEXT, b=OLD_TEXT)
+    assert project.ingest().documents.unchanged == 2
+
+
+def test_a_document_that_left_while_the_run_died_leaves_with_the_next_one(
+    project: Project, stores: Switchboard
+) -> None:
+    listed(project, line("a"))
+    killed(project, MemorySink, "delete", 2)
+    assert project.ingest().exit_code is ExitCode.OK
+    check(project, a=OLD_TEXT)
+
+
 def test_the_same_version_again_costs_no_encoding(project: Project, stores: Switchboard) -> None:
     listed(project, line("a", NEW_TEXT), line("b"))
     killed(project, Manifest, "append")
