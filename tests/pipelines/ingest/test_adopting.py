@@ -11,6 +11,7 @@ import pytest
 from connectors.memory.sink import MemorySink
 from m3core.errors import ExitCode
 from pipelines.ingest.deleting import DeleteRequest, delete_documents
+from pipelines.ingest.follower import Follower
 from pipelines.ingest.progress import NoProgress
 from pipelines.ingest.replay import LoadOptions, load_waiting
 from pipelines.state.chunks import ChunkFiles
@@ -18,7 +19,7 @@ from pipelines.state.manifest import Manifest
 from tests.pipelines.histories.world import shown
 from tests.pipelines.ingest.outage import TWO, Switchboard
 from tests.pipelines.ingest.projects import Project
-from tests.pipelines.ingest.test_following import both, check_agreement, payloads, rows
+from tests.pipelines.ingest.test_following import NEW, both, check_agreement, payloads, rows
 
 OLD_TEXT = "The key of the laboratory hangs behind the door, below the lamp."
 NEW_TEXT = "The key was moved to the front desk, where the guards keep it."
@@ -145,6 +146,21 @@ def test_a_document_that_left_while_the_run_died_leaves_with_the_next_one(
     killed(project, MemorySink, "delete", 2)
     assert project.ingest().exit_code is ExitCode.OK
     check(project, a=OLD_TEXT)
+
+
+def test_a_document_that_left_a_generation_that_follows_and_is_back(project: Project) -> None:
+    both(project)
+    project.write_lines(rows(6, d3=None))
+    killed(project, Follower, "_settle")
+    assert not [one for one in payloads(project, 2).values() if one.doc_id == "d3"]
+    project.write_lines(rows(6, d3={"acl": ["board"]}))
+    project.ingest()
+    check_agreement(project, 1)
+    check_agreement(project, 2)
+    project.settings["chunking"] = NEW
+    project.ingest(build=True)
+    check_agreement(project, 2)
+    assert {one.acl for one in payloads(project, 2).values() if one.doc_id == "d3"} == {("board",)}
 
 
 def test_the_same_version_again_costs_no_encoding(project: Project, stores: Switchboard) -> None:
