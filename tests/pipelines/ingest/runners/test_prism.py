@@ -1,8 +1,7 @@
-"""The graph on Prism, Beam's portable local runner, where it is installed; the launcher itself is the worker."""
+"""The graph on Prism, Beam's portable local runner, where it is built; the launcher itself is the worker."""
 
 from __future__ import annotations
 
-import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.cli.runner import runner_of
+from tests.infra.tools import tool
 from tests.pipelines.ingest.runners.test_direct import change, end_state, fill, project_on, told
 from tests.servers.process import ServerProcess, free_ports
 from tests.servers.running import Servers
@@ -18,11 +18,8 @@ from tests.servers.running import Servers
 @pytest.fixture
 def prism(tmp_path: Path) -> Iterator[str]:
     """Its job endpoint."""
-    binary = shutil.which("prism") or shutil.which("prism", path=str(Path("~/go/bin").expanduser()))
-    if binary is None:
-        pytest.skip("prism is not installed: go install github.com/apache/beam/sdks/v2/go/cmd/prism@v2.77.0")
     (port,) = free_ports(1)
-    server = ServerProcess.start([binary, f"--job_port={port}", "--serve_http=false"], tmp_path / "prism")
+    server = ServerProcess.start([tool("prism"), f"--job_port={port}", "--serve_http=false"], tmp_path / "prism")
 
     def listens() -> bool:
         with socket.socket() as tried:
