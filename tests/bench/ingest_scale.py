@@ -51,7 +51,7 @@ def table(documents: int, folder: Path, phases: list[str]) -> None:
     for phase in phases:
         write_source(folder, documents, phase)
         command = [sys.executable, "-m", "tests.bench.ingest_scale", "--only", phase, "--folder", folder]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         found = json.loads(done.stdout.splitlines()[-1])
         state = sum(path.stat().st_size for path in (folder / "m3-data" / "state").rglob("*") if path.is_file())
         print(
@@ -113,7 +113,7 @@ def work_of(phase: str, config: Config, base: Path) -> Callable[[], str]:
         return ", ".join(f"{name} {count:,}" for name, count in counts.items() if count and name != "listed")
 
     def planned() -> str:
-        return f"{plan(config, base).documents['new']:,} new"
+        return f"{plan(config, base).documents.added:,} new"
 
     def audited() -> str:
         place = Place.of(config, base)
