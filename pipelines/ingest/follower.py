@@ -77,6 +77,7 @@ class Follower(Generic[Asked]):
     def bring(self, left: Left) -> None:
         """Delete, patch, publish, and say so in the manifest."""
         make_folder(self.folder)
+        self.manifest.begin()
         self.manifest.compact()
         gone = self._gone(left)
         changed = self._changed()

@@ -136,6 +136,7 @@ def _open_run(session: Asked, lease: Lease, state: CollectionState, generation: 
     folder = RunFolder.create(paths, state.run, session.config.model_dump(mode="json"))
     run = Run(session, state, generation, lease, folder, Manifest(paths, generation.number))
     run.work.mkdir(mode=0o700)
+    run.manifest.begin()
     run.events.say("run began", command=session.command, generation=generation.number)
     session.progress.started(Header(session.config.collection.name, generation.number, generation.model, state.run))
     return run

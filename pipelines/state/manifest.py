@@ -71,6 +71,12 @@ class Manifest:
         self._generation = generation
         self._files = ManifestFolder(paths.manifest(generation))
 
+    def begin(self) -> None:
+        """Write an empty one if none was ever written: what a run has seen whole and is not there is damage, also of a
+        generation that has no document."""
+        self._listing()
+        self._files.create()
+
     def append(
         self, run: int, wave: int, records: Sequence[DocumentRecord], removed: Sequence[DocumentKey] = ()
     ) -> None:
@@ -88,7 +94,7 @@ class Manifest:
         listing = self._listing()
         self._files.check_next(listing, (run, wave))
         if listing.version is None:
-            self._files.create()
+            self.begin()
         name = f"delta-{run:06d}-{wave:05d}.parquet"
         table = documents_table(rows, listing.shards, (run, wave))
         count = write_table(self._files.data / name, DOCUMENTS, table.schema, [table])

@@ -117,6 +117,20 @@ def test_texts_that_the_lake_has_are_not_encoded_again(project: Project) -> None
     assert (again.generation, again.chunks_written, again.documents.unchanged) == (2, 0, 4)
 
 
+def test_a_build_in_which_every_document_fails_is_built_again(project: Project) -> None:
+    project.write_many(2)
+    project.ingest()
+    project.settings["chunking"] = NEW
+    for name in ("d000.md", "d001.md"):
+        project.write(name, " ")
+    for _ in range(2):
+        report = project.ingest(build=True)
+        assert (report.generation, report.documents.failed, report.documents.added) == (2, 2, 0)
+    project.write_many(2)
+    assert project.ingest(build=True).documents.added == 2
+    check_agreement(project, 2)
+
+
 def test_another_model_is_another_generation(project: Project, tmp_path: Any) -> None:
     project.write_many(3)
     first = project.ingest()
