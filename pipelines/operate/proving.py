@@ -102,6 +102,9 @@ def _check_pending(target: Collection, counts: ManifestCounts) -> Check:
     waiting = {name: count for name, count in counts.pending.items() if count}
     told = ", ".join(f"{counted(count, 'document')} for {name}" for name, count in waiting.items())
     held = f"{counted(counts.documents, 'document')} in {counted(counts.chunks, 'chunk')}"
+    if not counts.documents:
+        remedy = "m3 dead-letters list says why nothing went in; m3 generations build, then again"
+        return Check("complete", False, "it has no document: no search would find anything", remedy)
     if not waiting:
         return Check("complete", True, f"{held}, nothing waits for a store")
     return Check("complete", False, f"{held}, but waiting: {told}", _mend(target.generation))

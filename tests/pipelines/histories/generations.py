@@ -40,9 +40,10 @@ class GenerationHistories(Histories):
     @precondition(lambda self: self._begun and not self._board.down and len(self._state.generations) < _MOST)
     @rule()
     def build_and_promote(self) -> None:
-        """A whole build may always go live, at once."""
+        """A whole build may always go live, at once, if any document is in it."""
         if self._build():
-            assert self._goes_live(self._number("building"), promote)
+            number = self._number("building")
+            assert self._goes_live(number, promote) == self._is_whole(number)
 
     @precondition(lambda self: self._begun and self._number("building"))
     @rule()

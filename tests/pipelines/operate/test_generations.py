@@ -169,11 +169,25 @@ def test_a_build_that_was_killed_at_its_begin_is_refused(two: Project) -> None:
     with acquire_lease(two.paths) as lease:
         begin_build(two.paths, lease, Build.of(two.config, two.base), two.config)
     why = failed(promoted(two))
-    assert why.keys() == {"up to date", "nothing missing", "store main"}
+    assert why.keys() == {"up to date", "complete", "nothing missing", "store main"}
     assert "deletes and acl changes of any run" in why["up to date"]
     two.ingest(build=True)
     assert promoted(two).generation == 3
     assert statuses(two) == {1: "retired", 2: "building", 3: "live"}
+
+
+def test_a_generation_without_a_document_is_never_live(project: Project) -> None:
+    project.write_many(2)
+    project.ingest()
+    project.settings["chunking"] = NEW
+    for name in ("d000.md", "d001.md"):
+        project.write(name, " ")
+    project.ingest(build=True)
+    why = failed(promoted(project, accept_missing=True))
+    assert why == {"complete": "it has no document: no search would find anything"}
+    project.write_many(2)
+    project.ingest(build=True)
+    assert promoted(project).flipped
 
 
 def test_documents_that_only_the_live_generation_has_are_a_reason_to_stay(two: Project) -> None:
