@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Generic, TypeVar, overload
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +16,26 @@ class Item:
 
     id: str
     body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MadeLater(Sequence[Item], Generic[Row]):
+    """Items that are made of rows when they are asked for: the next request while others are on their way."""
+
+    rows: Sequence[Row]
+    make: Callable[[Row], Item]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, at: int) -> Item: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> MadeLater[Row]: ...
+
+    def __getitem__(self, at: int | slice) -> Item | MadeLater[Row]:
+        return MadeLater(self.rows[at], self.make) if isinstance(at, slice) else self.make(self.rows[at])
 
 
 class Kind(StrEnum):

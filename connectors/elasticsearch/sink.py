@@ -7,7 +7,7 @@ from typing import Any
 
 from elasticsearch import Elasticsearch
 
-from connectors.bulk.items import Item
+from connectors.bulk.items import Item, MadeLater
 from connectors.bulk.limit import AdaptiveLimit
 from connectors.bulk.writer import BulkWriter
 from connectors.elasticsearch.bulk import BUDGET, delete_item, index_item, send_bulk
@@ -83,10 +83,10 @@ class ElasticsearchSink:
         good, failures = split_rows(rows, self._schema, self.capabilities)
         # The run that writes fences, also where it brings a row that an earlier run made.
         fence = self._options.revision
-        items = [
-            index_item(row.chunk.id, max(fence, row.revision), document_of(row, self._schema))
-            for row in last_of_each(good)
-        ]
+        items = MadeLater(
+            list(last_of_each(good)),
+            lambda row: index_item(row.chunk.id, max(fence, row.revision), document_of(row, self._schema)),
+        )
         return write_result(good, self._bulk(items), failures)
 
     def delete(self, ids: Sequence[str]) -> None:

@@ -46,6 +46,12 @@ def test_it_begins_with_one_and_grows_to_what_it_may() -> None:
     assert limit.now == 4
 
 
+def test_the_first_answers_are_enough_to_get_there() -> None:
+    limit = AdaptiveLimit(most=4)
+    Simulated(capacity=8).run(limit, 4)
+    assert limit.now == 4
+
+
 @pytest.mark.parametrize("capacity", [1, 2, 4])
 def test_it_stays_near_what_the_store_answers_without_becoming_slower(capacity: int) -> None:
     limit = AdaptiveLimit(most=64)
@@ -75,10 +81,10 @@ def test_what_was_on_its_way_together_is_one_cut() -> None:
 
 
 def test_a_limit_that_is_not_used_does_not_grow() -> None:
-    limit = AdaptiveLimit(most=8)
-    Simulated(capacity=16).run(limit, 10)
+    limit = AdaptiveLimit(most=64)
+    Simulated(capacity=64).run(limit, 10)
     before = limit.now
-    assert 1 < before < 8
+    assert 1 < before < 64
     for _ in range(100):
         limit.answered(1.0, flying=1)
     assert limit.now == before

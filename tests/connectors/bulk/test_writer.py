@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectors.bulk.backoff import Backoff
-from connectors.bulk.items import Budget, BusyError, Item, Kind, Outcome, RefusedError
+from connectors.bulk.items import Budget, BusyError, Item, Kind, MadeLater, Outcome, RefusedError
 from connectors.bulk.limit import AdaptiveLimit
 from connectors.bulk.writer import BulkWriter, Send
 from m3core.errors import LockedError, StoreError
@@ -224,6 +224,29 @@ class Crowd:
             self.flying -= 1
             self.rows += len(items)
         return [Outcome(item.id, Kind.DONE) for item in items]
+
+
+def test_items_are_made_while_the_request_before_is_on_its_way() -> None:
+    made: list[str] = []
+
+    def make(name: str) -> Item:
+        made.append(name)
+        return Item(name, b"x")
+
+    names = [f"r{number}" for number in range(8)]
+    later = MadeLater(names, make)
+    assert (len(later), later[3].id, [one.id for one in later[6:]]) == (8, "r3", ["r6", "r7"])
+    made.clear()
+    seen: list[int] = []
+
+    def send(items: Sequence[Item]) -> list[Outcome]:
+        seen.append(len(made))
+        return [Outcome(item.id, Kind.DONE) for item in items]
+
+    writer = BulkWriter("text", send, Budget(1 << 20, 2), lambda: None)
+    assert writer.write(later) == []
+    assert seen[0] < len(names)
+    assert list(dict.fromkeys(made)) == names
 
 
 def grown(most: int) -> AdaptiveLimit:
