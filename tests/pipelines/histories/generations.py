@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from hypothesis.stateful import precondition, rule
 
-from m3core.errors import ExitCode
+from m3core.errors import ExitCode, RefusedError
 from pipelines.operate.dropping import DropRequest, drop
 from pipelines.operate.promoting import Promoted, PromoteRequest, promote, rollback
 from pipelines.state.collection import CollectionState, read_collection
@@ -89,11 +89,18 @@ class GenerationHistories(Histories):
         return self._state.generation(number).applied_run == self._state.run
 
     def _goes_live(self, number: int, move: object) -> bool:
-        """Promote or roll back; whether it was done. What the generation holds is then what searches find."""
+        """Promote or roll back; whether it was done. What the generation holds is then what searches find.
+
+        Refused while a purge waits for a store: the next run carries it out first.
+        """
         whole = self._is_whole(number)
         found = shown(self._project.of_generation(number)) if whole else {}
         request = PromoteRequest(self._place, accept_missing=True, sample=_SAMPLE)
-        done = move(request)  # type: ignore[operator]
+        try:
+            done = move(request)  # type: ignore[operator]
+        except RefusedError:
+            assert self._purge_waits
+            return False
         assert isinstance(done, Promoted)
         assert whole or not done.flipped
         if done.flipped:

@@ -79,6 +79,7 @@ class Histories(RuleBasedStateMachine):
         self.allowed: dict[DocumentKey, set[Version | None]] = {}
         self.purged: set[DocumentKey] = set()
         self._killed = self._unsettled = False
+        self._purge_waits = False  # for a store that was down
 
     def teardown(self) -> None:
         try:
@@ -229,6 +230,7 @@ class Histories(RuleBasedStateMachine):
         except M3Error:
             if not self._board.down:
                 raise
+            self._purge_waits = True
             return
         if done.exit_code is ExitCode.OK:
             self.allowed[key] = {None}
@@ -304,7 +306,7 @@ class Histories(RuleBasedStateMachine):
             # What a killed run left waits for a run that writes rows, after one that does something else.
             assert self._board.down or waits or self._killed or self._unsettled
             self._unsettled = True
-        self._killed = False
+        self._killed = self._purge_waits = False
         return report
 
     def _agrees_if_settled(self) -> None:
