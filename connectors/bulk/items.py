@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic, TypeVar, overload
 
-Row = TypeVar("Row")
+_Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +19,11 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class MadeLater(Sequence[Item], Generic[Row]):
+class MadeLater(Sequence[Item], Generic[_Row]):
     """Items that are made of rows when they are asked for: the next request while others are on their way."""
 
-    rows: Sequence[Row]
-    make: Callable[[Row], Item]
+    rows: Sequence[_Row]
+    make: Callable[[_Row], Item]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -32,9 +32,9 @@ class MadeLater(Sequence[Item], Generic[Row]):
     def __getitem__(self, at: int) -> Item: ...
 
     @overload
-    def __getitem__(self, at: slice) -> MadeLater[Row]: ...
+    def __getitem__(self, at: slice) -> MadeLater[_Row]: ...
 
-    def __getitem__(self, at: int | slice) -> Item | MadeLater[Row]:
+    def __getitem__(self, at: int | slice) -> Item | MadeLater[_Row]:
         return MadeLater(self.rows[at], self.make) if isinstance(at, slice) else self.make(self.rows[at])
 
 

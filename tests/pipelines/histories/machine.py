@@ -330,7 +330,8 @@ class Histories(RuleBasedStateMachine):
     def _is_settled(self) -> None:
         """Another run has nothing to do, and an audit finds nothing."""
         again = self._project.ingest()
-        assert (again.tokens_encoded, again.documents.added, again.documents.changed) == (0, 0, 0)
+        done = again.documents
+        assert (again.tokens_encoded, done.added, done.changed, done.patched) == (0, 0, 0, 0)
         with tempfile.TemporaryDirectory() as folder:
             assert audit(self._place, Path(folder)).clean
 
