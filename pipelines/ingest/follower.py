@@ -23,7 +23,7 @@ from pipelines.ingest.waves import WaveLimits, record_groups
 from pipelines.state.batches import in_batches
 from pipelines.state.chunks import ChunkFiles, ChunkRow
 from pipelines.state.collection import Generation
-from pipelines.state.documents import DocumentKey
+from pipelines.state.documents import NO_STAMP, DocumentKey
 from pipelines.state.files import make_folder
 from pipelines.state.manifest import DocumentRecord, Manifest
 from pipelines.state.tables import duckdb_connection
@@ -259,12 +259,12 @@ class Follower(Generic[Asked]):
             for lines in in_batches((json.loads(line) for line in file), _BATCH):
                 hashes: Mapping[DocumentKey, tuple[str, str]] = {(one[0], one[1]): (one[2], one[3]) for one in lines}
                 found = self.manifest.find(hashes.keys())
-                self._append(
-                    [
-                        replace(one, acl_hash=hashes[key][0], metadata_hash=hashes[key][1], revision=self.run.number)
-                        for key, one in found.items()
-                    ]
-                )
+                self._append([self._patched(one, *hashes[key]) for key, one in found.items()])
+
+    def _patched(self, record: DocumentRecord, acl_hash: str, metadata_hash: str) -> DocumentRecord:
+        stamp = record.stamp if (acl_hash, metadata_hash) == (record.acl_hash, record.metadata_hash) else NO_STAMP
+        revision = self.run.number
+        return replace(record, acl_hash=acl_hash, metadata_hash=metadata_hash, stamp=stamp, revision=revision)
 
     def _append(self, records: Sequence[DocumentRecord], removed: Sequence[DocumentKey] = ()) -> None:
         self.run.lease.check()

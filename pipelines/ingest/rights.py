@@ -33,12 +33,13 @@ from pipelines.ingest.stores import Standing, Stores
 from pipelines.ingest.tally import Tally
 from pipelines.ingest.waves import WaveLimits, cut_waves, item_groups, wanted_items
 from pipelines.state.chunks import ChunkFiles, ChunkRow
+from pipelines.state.documents import NO_STAMP
 from pipelines.state.manifest import DocumentRecord
 from pipelines.state.runs import DeadLetter
 
 
 def apply_acls(config: Config, base: Path, progress: Progress, *, options: IngestOptions | None = None) -> IngestReport:
-    """Bring the stores the acl of every document that they have; `changed` documents of the report got another one.
+    """Bring the stores the acl of every document that they have; `patched` documents of the report got another one.
 
     Raises what `ingest` raises, except that nothing is deleted and so nothing refused for it.
     """
@@ -65,7 +66,8 @@ class _Found(Found):
     def applied_to(self, old: DocumentRecord, run: int) -> DocumentRecord:
         """The old version under the new acl, which no store has yet."""
         waiting = dict.fromkeys(old.status, "pending")
-        return replace(self.noted_in(old), acl_hash=self.acl_hash, revision=run, status=waiting)
+        noted = self.noted_in(old) if self.is_otherwise_as(old) else replace(old, stamp=NO_STAMP)
+        return replace(noted, acl_hash=self.acl_hash, revision=run, status=waiting)
 
 
 @dataclass

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 # A store will not take a row of the document, however often it is asked; it has none of them.
 REFUSED = "refused"
+# No source gives this stamp. A record has it that mixes two versions of its document (the rights of one, the text of
+# another): if the source goes back to the one that had the old stamp, the next run must not take it for unchanged.
+NO_STAMP = ""
 DocumentKey = tuple[str, str]
 DOCUMENTS = TableKind("threefold.documents", 1)
 COLUMNS = (

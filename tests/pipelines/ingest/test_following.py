@@ -180,6 +180,24 @@ def test_rights_metadata_and_deletes_reach_a_generation_that_is_built(
     assert {name for name, revision in revisions.items() if revision == state.run} == {"d1", "d2"}
 
 
+def test_what_a_build_brought_the_live_generation_can_be_taken_back(project: Project) -> None:
+    both(project)
+    first = project.ingest()
+    assert first.documents.unchanged == 6
+    project.write_lines(rows(6, d1={"acl": ["board"]}, d2={"metadata": {"year": 1999}}))
+    project.settings["chunking"] = NEW
+    project.ingest(build=True)
+    assert {one.acl for one in payloads(project, 1).values() if one.doc_id == "d1"} == {("board",)}
+    project.write_lines(rows(6))  # as at first, to the byte
+    project.settings["chunking"] = OLD
+    report = project.ingest()
+    assert (report.documents.patched, report.documents.unchanged, report.tokens_encoded) == (2, 4, 0)
+    assert {one.acl for one in payloads(project, 1).values()} == {("board", "staff")}
+    assert {one.metadata["year"] for one in payloads(project, 1).values() if one.doc_id == "d2"} == {2002}
+    check_agreement(project, 1)
+    check_agreement(project, 2)
+
+
 def test_a_build_takes_what_left_the_source_from_the_live_generation_too(project: Project) -> None:
     both(project)
     project.write_lines(rows(6, d1={"acl": ["board"]}, d3=None, d4={"text": document(44)}))

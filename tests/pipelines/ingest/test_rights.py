@@ -96,6 +96,17 @@ def test_only_rights_change(rights: Project, monkeypatch: pytest.MonkeyPatch) ->
     assert {row.chunk.acl for row in rows} == {()}
 
 
+def test_rights_that_go_back_with_the_text_they_came_with(rights: Project) -> None:
+    rights.write_lines([{**ROWS[0], "acl": ["board"], "text": document(77)}, *ROWS[1:]])
+    assert only_acl(rights).documents.patched == 1
+    assert acls(rights)["r0"] == {("board",)}
+    rights.write_lines(ROWS)  # as at first, to the byte
+    report = rights.ingest()
+    assert (report.documents.patched, report.documents.unchanged, report.tokens_encoded) == (1, 4, 0)
+    assert acls(rights)["r0"] == {("staff",)}
+    rights.check_agreement()
+
+
 def test_a_store_that_is_down_is_told_and_follows(rights: Project, board: Switchboard) -> None:
     rights.write_lines([{**ROWS[0], "acl": ["board"]}, *ROWS[1:]])
     board.down = {"words"}
