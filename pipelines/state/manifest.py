@@ -171,8 +171,8 @@ class Manifest:
         A writer compacts first: DuckDB sorts all deltas for this, but streams the base.
         """
         listing = self._listing()
-        connection.register(f"{view}_base", self._dataset(listing.base, listing))
-        connection.register(f"{view}_deltas", self._dataset(listing.delta_files, listing))
+        self._view(connection, f"{view}_base", listing.base, listing)
+        self._view(connection, f"{view}_deltas", listing.delta_files, listing)
         columns = ", ".join(COLUMNS)
         there = "true" if removed else "NOT removed"
         connection.execute(
@@ -181,6 +181,16 @@ class Manifest:
             f"(PARTITION BY tenant, doc_id ORDER BY run DESC, wave DESC) = 1) WHERE {there} UNION ALL "
             f"SELECT {columns} FROM {view}_base ANTI JOIN {view}_deltas USING (tenant, doc_id) WHERE {there}"
         )
+
+    def _view(
+        self, connection: duckdb.DuckDBPyConnection, name: str, files: Sequence[DataFile], listing: Listing
+    ) -> None:
+        """Files as a view, read by DuckDB itself: the scanner of Arrow reads ahead, some 100 MB of rows."""
+        if not files:
+            connection.register(name, documents_schema().empty_table())
+            return
+        paths = ", ".join("'" + str(path).replace("'", "''") + "'" for path in self._files.verified(files, listing))
+        connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT * FROM read_parquet([{paths}])")  # noqa: S608
 
     def _listing(self) -> Listing:
         listing = self._files.listing()

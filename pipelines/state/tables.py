@@ -112,7 +112,7 @@ def dataset(files: Sequence[Path], schema: pa.Schema) -> ds.Dataset:
 
 
 @contextmanager
-def duckdb_connection(folder: Path, memory: str = "512MB") -> Iterator[duckdb.DuckDBPyConnection]:
+def duckdb_connection(folder: Path, memory: str = "256MB") -> Iterator[duckdb.DuckDBPyConnection]:
     """An in-memory database of bounded memory that spills into a private folder below `folder`, removed at the end.
 
     DiskFullError if there is no room to spill.
