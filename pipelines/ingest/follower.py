@@ -23,7 +23,7 @@ from pipelines.ingest.waves import WaveLimits, record_groups
 from pipelines.state.batches import in_batches
 from pipelines.state.chunks import ChunkFiles, ChunkRow
 from pipelines.state.collection import Generation
-from pipelines.state.documents import NO_STAMP, DocumentKey
+from pipelines.state.documents import MIXED, DocumentKey
 from pipelines.state.files import make_folder
 from pipelines.state.manifest import DocumentRecord, Manifest
 from pipelines.state.tables import duckdb_connection
@@ -262,7 +262,7 @@ class Follower(Generic[Asked]):
                 self._append([self._patched(one, *hashes[key]) for key, one in found.items()])
 
     def _patched(self, record: DocumentRecord, acl_hash: str, metadata_hash: str) -> DocumentRecord:
-        stamp = record.stamp if (acl_hash, metadata_hash) == (record.acl_hash, record.metadata_hash) else NO_STAMP
+        stamp = record.stamp if (acl_hash, metadata_hash) == (record.acl_hash, record.metadata_hash) else MIXED
         revision = self.run.number
         return replace(record, acl_hash=acl_hash, metadata_hash=metadata_hash, stamp=stamp, revision=revision)
 

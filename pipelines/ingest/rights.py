@@ -33,7 +33,7 @@ from pipelines.ingest.stores import Standing, Stores
 from pipelines.ingest.tally import Tally
 from pipelines.ingest.waves import WaveLimits, cut_waves, item_groups, wanted_items
 from pipelines.state.chunks import ChunkFiles, ChunkRow
-from pipelines.state.documents import NO_STAMP
+from pipelines.state.documents import MIXED
 from pipelines.state.manifest import DocumentRecord
 from pipelines.state.runs import DeadLetter
 
@@ -66,7 +66,7 @@ class _Found(Found):
     def applied_to(self, old: DocumentRecord, run: int) -> DocumentRecord:
         """The old version under the new acl, which no store has yet."""
         waiting = dict.fromkeys(old.status, "pending")
-        noted = self.noted_in(old) if self.is_otherwise_as(old) else replace(old, stamp=NO_STAMP)
+        noted = self.noted_in(old) if self.is_otherwise_as(old) else replace(old, stamp=MIXED)
         return replace(noted, acl_hash=self.acl_hash, revision=run, status=waiting)
 
 

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 REFUSED = "refused"
 # No source gives this stamp. A record has it that mixes two versions of its document (the rights of one, the text of
 # another): if the source goes back to the one that had the old stamp, the next run must not take it for unchanged.
-NO_STAMP = ""
+# (Without any stamp is what has to be read again because something of it is lost.)
+MIXED = "mixed"
 DocumentKey = tuple[str, str]
 DOCUMENTS = TableKind("threefold.documents", 1)
 COLUMNS = (
