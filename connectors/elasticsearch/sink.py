@@ -84,7 +84,7 @@ class ElasticsearchSink:
         # The run that writes fences, also where it brings a row that an earlier run made.
         fence = self._options.revision
         items = MadeLater(
-            list(last_of_each(good)),
+            last_of_each(good),
             lambda row: index_item(row.chunk.id, max(fence, row.revision), document_of(row, self._schema)),
         )
         return write_result(good, self._bulk(items), failures)

@@ -10,7 +10,7 @@ from pathlib import Path
 from connectors.protocol import LoadingSink, Sink
 from pipelines.ingest.diff import KeyFile, written_by
 from pipelines.ingest.stores import Stores, delete_from
-from pipelines.state.documents import REFUSED, tombstone
+from pipelines.state.documents import REFUSED, leaving, tombstone
 from pipelines.state.lease import Lease
 from pipelines.state.manifest import DocumentRecord, Manifest
 
@@ -57,7 +57,7 @@ def finalise(ending: Ending) -> Ended:
     stores = ending.stores
     deltas = _Deltas(ending)
     for batch in ending.gone():
-        deltas.append([replace(record, status=_all_pending(record), removed=True) for record in batch])
+        deltas.append([leaving(record) for record in batch])
     written = written_by(ending.run, ending.manifest, ending.folder)
     deleted = [_delete(name, written, ending) for name in stores.embedded]
     ending.lease.check()
@@ -126,7 +126,7 @@ def _mark(written: KeyFile, ending: Ending, deltas: _Deltas) -> tuple[int, int]:
     for records in written.records(ending.manifest):
         deltas.append([settled for record in records if (settled := _settled(record, ending)) != record])
     for batch in ending.gone():
-        deltas.append([_removed(replace(record, status=_all_pending(record)), ending) for record in batch])
+        deltas.append([_removed(leaving(record), ending) for record in batch])
         gone += len(batch)
     for batch in ending.removed():
         rows = [_removed(record, ending) for record in batch]
@@ -150,7 +150,3 @@ def _removed(record: DocumentRecord, ending: Ending) -> DocumentRecord:
     if "pending" in status.values():
         return replace(record, status=status, removed=True)
     return tombstone(record.key, ending.run)
-
-
-def _all_pending(record: DocumentRecord) -> dict[str, str]:
-    return dict.fromkeys(record.status, "pending")

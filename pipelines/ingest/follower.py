@@ -23,7 +23,7 @@ from pipelines.ingest.waves import WaveLimits, record_groups
 from pipelines.state.batches import in_batches
 from pipelines.state.chunks import ChunkFiles, ChunkRow
 from pipelines.state.collection import Generation
-from pipelines.state.documents import MIXED, DocumentKey
+from pipelines.state.documents import MIXED, DocumentKey, leaving
 from pipelines.state.files import make_folder
 from pipelines.state.manifest import DocumentRecord, Manifest
 from pipelines.state.tables import duckdb_connection
@@ -99,7 +99,7 @@ class Follower(Generic[Asked]):
         and metadata.
         """
         for records in gone.records(self.manifest):
-            self._append([replace(one, status=dict.fromkeys(one.status, "pending"), removed=True) for one in records])
+            self._append([leaving(one) for one in records])
         known = self.manifest.find(touched)
         beyond = [chunk_id for key, each in touched.items() for chunk_id in each.beyond(known.get(key))]
         for name in list(stores.at_work):

@@ -66,7 +66,7 @@ class _Found(Found):
     def applied_to(self, old: DocumentRecord, run: int) -> DocumentRecord:
         """The old version under the new acl, which no store has yet."""
         waiting = dict.fromkeys(old.status, "pending")
-        noted = self.noted_in(old) if self.is_otherwise_as(old) else replace(old, stamp=MIXED)
+        noted = self.noted_in(replace(old, stamp=MIXED))
         return replace(noted, acl_hash=self.acl_hash, revision=run, status=waiting)
 
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +81,11 @@ class DocumentRecord:
 def shard_of(key: DocumentKey, shards: int) -> int:
     """Shard of a document."""
     return int.from_bytes(hashlib.sha256(canonical_json(key)).digest()[:8], "big") % shards
+
+
+def leaving(record: DocumentRecord) -> DocumentRecord:
+    """The row of a document that is gone, while every store has still to delete its chunks."""
+    return replace(record, status=dict.fromkeys(record.status, "pending"), removed=True)
 
 
 def tombstone(key: DocumentKey, run: int) -> DocumentRecord:

@@ -94,7 +94,7 @@ class Manifest:
         listing = self._listing()
         self._files.check_next(listing, (run, wave))
         if listing.version is None:
-            self.begin()
+            self._files.create()
         name = f"delta-{run:06d}-{wave:05d}.parquet"
         table = documents_table(rows, listing.shards, (run, wave))
         count = write_table(self._files.data / name, DOCUMENTS, table.schema, [table])

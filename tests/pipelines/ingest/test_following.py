@@ -117,12 +117,17 @@ def test_texts_that_the_lake_has_are_not_encoded_again(project: Project) -> None
     assert (again.generation, again.chunks_written, again.documents.unchanged) == (2, 0, 4)
 
 
-def test_a_build_in_which_every_document_fails_is_built_again(project: Project) -> None:
+def about_to_fail(project: Project) -> None:
+    """Generation 1 is live; in the next build both documents fail."""
     project.write_many(2)
     project.ingest()
     project.settings["chunking"] = NEW
     for name in ("d000.md", "d001.md"):
         project.write(name, " ")
+
+
+def test_a_build_in_which_every_document_fails_is_built_again(project: Project) -> None:
+    about_to_fail(project)
     for _ in range(2):
         report = project.ingest(build=True)
         assert (report.generation, report.documents.failed, report.documents.added) == (2, 2, 0)

@@ -24,11 +24,9 @@ from pipelines.state.collection import CollectionState, begin_run, read_collecti
 from pipelines.state.lease import acquire_lease
 from tests.pipelines.cli.conftest import M3
 from tests.pipelines.ingest.projects import EDGE, Project, document
+from tests.pipelines.ingest.test_following import NEW, OLD, about_to_fail
 from tests.pipelines.operate.conftest import configured
 from tests.pipelines.operate.damage import place_of
-
-OLD: dict[str, Any] = {"max_tokens": 48}
-NEW: dict[str, Any] = {"max_tokens": 96}
 
 
 def state_of(project: Project) -> CollectionState:
@@ -177,11 +175,7 @@ def test_a_build_that_was_killed_at_its_begin_is_refused(two: Project) -> None:
 
 
 def test_a_generation_without_a_document_is_never_live(project: Project) -> None:
-    project.write_many(2)
-    project.ingest()
-    project.settings["chunking"] = NEW
-    for name in ("d000.md", "d001.md"):
-        project.write(name, " ")
+    about_to_fail(project)
     project.ingest(build=True)
     why = failed(promoted(project, accept_missing=True))
     assert why == {"complete": "it has no document: no search would find anything"}
