@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -16,9 +17,10 @@ from pipelines.ingest.embed import Reference, Refused
 from pipelines.ingest.stores import Stores
 from pipelines.state.lake import Lake
 
-# One write: bounded rows and bounded bytes of vectors, whatever the store.
-_BATCH_ROWS = 256
-_BATCH_BYTES = 16 << 20
+# One write: bounded rows and bounded bytes of vectors, whatever the store. With m3-small a unit is one write.
+_BATCH_ROWS = 1024
+_BATCH_BYTES = 32 << 20
+_READ_ROWS = 256
 _ATTEMPTS = 5
 _BACKOFF_SECONDS = 0.5
 _BACKOFF_LIMIT = 20.0
@@ -51,7 +53,8 @@ class LoadStep:
 def load(reference: Reference, step: LoadStep) -> Loaded:
     """Write the rows of one reference into its stores, in bounded batches; returns after the acknowledgements.
 
-    A server that still does not take rows after the retries is given up. Raises StoreError if an embedded store fails,
+    A batch goes into all servers at once, so that it takes as long as the slowest, then into the embedded stores. A
+    server that still does not take rows after the retries is given up. Raises StoreError if an embedded store fails,
     or if no store is left.
     """
     acknowledged: list[str] = []
@@ -59,15 +62,33 @@ def load(reference: Reference, step: LoadStep) -> Loaded:
     if not _names(reference, step):
         return Loaded(tuple(row.chunk.id for row in reference.rows), (), _given_up(step))
     for rows in _batches(reference, step):
-        failed: set[str] = set()
-        for name in _names(reference, step):
-            for failure in step.stores.attempt(name, partial(write_batch, name, rows=rows, step=step)) or ():
-                failed.add(failure.id)
-                refused.append(Refused(failure.id, "load", f"store {name}: {failure.reason}", name))
+        failures = _write_everywhere(rows, reference, step)
+        failed = {each.chunk_id for each in failures}
+        refused += failures
         taken = [row.chunk.id for row in rows if row.chunk.id not in failed]
         acknowledged += taken
         step.written(len(taken))
     return Loaded(tuple(acknowledged), tuple(refused), _given_up(step))
+
+
+def _write_everywhere(rows: Sequence[Row], reference: Reference, step: LoadStep) -> list[Refused]:
+    """Write a batch into its stores; what they refused.
+
+    Each server has a thread of its own; an error is raised when all have ended, so that nothing is written after it.
+    Embedded stores come last: from its first row to the run's end such a store is locked for others on this machine.
+    """
+
+    def write(name: str) -> list[Refused]:
+        failures = step.stores.attempt(name, partial(write_batch, name, rows=rows, step=step)) or ()
+        return [Refused(each.id, "load", f"store {name}: {each.reason}", name) for each in failures]
+
+    servers = [name for name in _names(reference, step) if name in step.stores.servers]
+    with ThreadPoolExecutor(max(1, len(servers)), thread_name_prefix="load") as threads:
+        writing = [threads.submit(write, name) for name in servers]
+        wait(writing)
+    refused = [each for one in writing for each in one.result()]
+    embedded = [name for name in _names(reference, step) if name in step.stores.embedded]
+    return refused + [each for name in embedded for each in write(name)]
 
 
 def write_batch(name: str, sink: Sink, rows: Sequence[Row], step: LoadStep) -> list[Failure]:
@@ -112,19 +133,24 @@ def _check_count(name: str, sent: int, result: WriteResult) -> None:
 
 
 def _batches(reference: Reference, step: LoadStep) -> Iterator[list[Row]]:
-    """Rows of a reference in its order; at most one batch of vectors is in memory besides the one being cut."""
+    """Rows of a reference in its order; besides the batch, what is read at once is in memory."""
+    batch: list[Row] = []
+    size = 0
+    for row in _rows(reference, step.lake):
+        row_bytes = vector_bytes(row.vectors)
+        if batch and (len(batch) == _BATCH_ROWS or size + row_bytes > _BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(row)
+        size += row_bytes
+    yield batch
+
+
+def _rows(reference: Reference, lake: Lake) -> Iterator[Row]:
     pairs = iter(zip(reference.rows, reference.vectors, strict=True))
-    while part := list(islice(pairs, _BATCH_ROWS)):
-        batch: list[Row] = []
-        size = 0
-        for (row, _), vectors in zip(part, step.lake.read([place for _, place in part]), strict=True):
-            row_bytes = vector_bytes(vectors)
-            if batch and size + row_bytes > _BATCH_BYTES:
-                yield batch
-                batch, size = [], 0
-            batch.append(Row(row.chunk, vectors, row.run))
-            size += row_bytes
-        yield batch
+    while part := list(islice(pairs, _READ_ROWS)):
+        for (row, _), vectors in zip(part, lake.read([place for _, place in part]), strict=True):
+            yield Row(row.chunk, vectors, row.run)
 
 
 def vector_bytes(vectors: ChunkVectors) -> int:

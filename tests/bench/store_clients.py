@@ -1,18 +1,20 @@
 """How fast rows go into a store: ours, and the client's own bulk helper with the same rows and the same stored form.
 
-Both turn rows into what the client takes within the measured time. Ours writes in batches of 256 rows, as a run does.
+Both turn rows into what the client takes within the measured time. Ours writes in batches as a run does: a unit of the
+lake, as far as it is within a batch's bounds.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from connectors.protocol import Sink, StoreOptions
 from connectors.registry import open_sink
 from m3core.types import Row
+from pipelines.state.lake import UNIT_TOKENS
 
 _BATCH = 256
 Load = Callable[[StoreOptions, Sequence[Row]], float]
@@ -24,14 +26,27 @@ def ours(kind: str) -> Load:
     def load(options: StoreOptions, rows: Sequence[Row]) -> float:
         sink = prepared(kind, options)
         began = time.perf_counter()
-        for start in range(0, len(rows), _BATCH):
-            assert not sink.write(rows[start : start + _BATCH]).failures
+        for batch in as_a_run_does(rows):
+            assert not sink.write(batch).failures
         sink.flush()
         seconds = time.perf_counter() - began
         sink.close()
         return seconds
 
     return load
+
+
+def as_a_run_does(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    """Rows in the batches that a run would write: units of so many tokens, whose vectors are within a batch's bytes."""
+    batch: list[Row] = []
+    tokens = 0
+    for row in rows:
+        if batch and tokens + row.chunk.token_count > UNIT_TOKENS:
+            yield batch
+            batch, tokens = [], 0
+        batch.append(row)
+        tokens += row.chunk.token_count
+    yield batch
 
 
 def prepared(kind: str, options: StoreOptions) -> Sink:

@@ -30,7 +30,7 @@ from m3core.encoder import Encoder
 from m3core.evaluate.beir import MIRACL_WEIGHTS, mean_ndcg
 from m3core.types import Float32Array, Row, Signal
 from tests.bench.multi_storage import storage_table
-from tests.bench.store_clients import THEIRS, bytes_of, ours, prepared
+from tests.bench.store_clients import THEIRS, as_a_run_does, bytes_of, ours, prepared
 from tests.bench.store_rows import DevSet, more_rows, read_dev_set, schema_of
 from tests.servers.elasticsearch import start_elasticsearch
 from tests.servers.milvus import start_milvus
@@ -65,8 +65,8 @@ class Bench:
         """A generation with the rows, ready to be searched."""
         options = self.options(signals, keeps_text=keeps_text)
         sink = prepared(self.kind, options)
-        for start in range(0, len(rows), 256):
-            sink.write(rows[start : start + 256])
+        for batch in as_a_run_does(rows):
+            sink.write(batch)
         sink.flush()
         if isinstance(sink, EmbeddedSink):
             sink.publish()

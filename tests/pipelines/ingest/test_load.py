@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +29,12 @@ def with_sinks(step: LoadStep, **sinks: PickySink) -> LoadStep:
     return LoadStep(stores_of(sinks), step.lake, step.before_write, step.written, step.sleep)
 
 
+@pytest.fixture
+def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load_module, "_BATCH_ROWS", 256)
+
+
+@pytest.mark.usefixtures("_small_batches")
 def test_every_store_gets_every_row_in_bounded_batches(tmp_path: Path) -> None:
     reference, step = reference_in(tmp_path, 600)
     sinks = {name: PickySink(tmp_path / name, lambda row: "") for name in ("one", "two")}
@@ -106,6 +113,7 @@ def test_nothing_is_written_without_the_lease(tmp_path: Path) -> None:
     assert sink.sizes == []
 
 
+@pytest.mark.usefixtures("_small_batches")
 def test_a_server_that_fails_is_given_up_and_the_others_go_on(tmp_path: Path) -> None:
     reference, step = reference_in(tmp_path, 600)
 
@@ -121,6 +129,31 @@ def test_a_server_that_fails_is_given_up_and_the_others_go_on(tmp_path: Path) ->
     assert (len(loaded.acknowledged), loaded.refused) == (600, ())
     assert (good.count(), picky.sizes) == (600, [256, 256])
     assert list(both.stores.standing.down) == ["picky"]
+
+
+def test_a_batch_goes_into_all_servers_at_once_and_an_error_waits_for_the_others(tmp_path: Path) -> None:
+    reference, step = reference_in(tmp_path, 3)
+    both_there = threading.Barrier(2, timeout=10)
+    failed = threading.Event()
+
+    def judge_one(row: Row) -> str:
+        if not failed.is_set():
+            both_there.wait()
+            failed.set()
+        raise LockedError("the lease is lost")
+
+    def judge_two(row: Row) -> str:
+        if not written:
+            both_there.wait()
+            assert failed.wait(10)
+        written.append(row.chunk.id)
+        return ""
+
+    written: list[str] = []
+    sinks = {"one": PickySink(tmp_path / "one", judge_one), "two": PickySink(tmp_path / "two", judge_two)}
+    with pytest.raises(LockedError):
+        load(reference, with_sinks(step, **sinks))
+    assert len(written) == 3
 
 
 def test_rows_go_only_to_the_stores_that_they_are_for(tmp_path: Path) -> None:
