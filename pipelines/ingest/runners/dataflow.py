@@ -10,6 +10,7 @@ A job is not submitted from here yet: its workers would need a state folder in a
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,7 @@ def graph(order: Order, image: str, options: Mapping[str, Any]) -> beam_runner_a
     given = PipelineOptions([f"--job_name={options['job_name']}"], pipeline_type_check=False)
     pipeline = beam.Pipeline(options=given)
     accelerator = order.config.runner.accelerator
+    shutil.rmtree(pipeline.local_tempdir)  # Beam makes it at once, and removes it after a run only
     build(pipeline, order, 1, spread=True, hints={"accelerator": accelerator} if accelerator else None)
     return pipeline.to_runner_api(default_environment=DockerEnvironment.from_container_image(image))
 
