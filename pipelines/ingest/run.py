@@ -80,7 +80,7 @@ def request_of(config: Config, base: Path, progress: Progress, options: IngestOp
     return Request(
         config=config,
         options=options,
-        storage=storage_of(config, base),
+        storage=storage_of(config, base, live=options.runner is not None),
         build=Build.of(config, base),
         sources={name: open_source(name, section, base, config.fields) for name, section in config.sources.items()},
         progress=progress,

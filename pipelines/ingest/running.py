@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -31,6 +30,7 @@ from pipelines.state.chunks import ChunkFiles
 from pipelines.state.collection import CollectionState, Generation
 from pipelines.state.erase.apply import apply_waiting
 from pipelines.state.erase.target import Target
+from pipelines.state.files import remove_tree
 from pipelines.state.lease import Lease, acquire_lease
 from pipelines.state.manifest import Manifest
 from pipelines.state.runs import RunFolder, list_runs, read_dead_letters
@@ -58,7 +58,7 @@ def perform(session: Asked, lock_wait: float, begin: Begin, work: Callable[[Run[
         _warn_of_disk(session)
         state, generation = begin(lease)
         run = _open_run(session, lease, state, generation)
-        stack.callback(partial(shutil.rmtree, run.work, ignore_errors=True))
+        stack.callback(partial(remove_tree, run.work))
         return _reported(run, Tally(started, memory, letters=Letters(read_dead_letters(session.paths))), work)
 
 
@@ -132,7 +132,8 @@ def _erase_first(session: Session, lease: Lease) -> None:
 def _open_run(session: Asked, lease: Lease, state: CollectionState, generation: Generation) -> Run[Asked]:
     paths = session.paths
     for number in list_runs(paths):
-        shutil.rmtree(paths.run(number) / WORK, ignore_errors=True)  # left by killed runs
+        if (left := paths.run(number) / WORK).exists():
+            remove_tree(left)  # by a run that was killed
     folder = RunFolder.create(paths, state.run, session.config.model_dump(mode="json"))
     run = Run(session, state, generation, lease, folder, Manifest(paths, generation.number))
     run.work.mkdir(mode=0o700)

@@ -138,6 +138,24 @@ class Bucket:
             for batch in obstore.list(self.store, prefix):
                 yield from ((str(meta["path"]), int(meta["size"]), Version.of(meta)) for meta in batch)
 
+    def children(self, folder: str) -> Iterator[tuple[str, Version]]:
+        """Key and version of the objects directly below a folder."""
+        import obstore
+
+        with self._asking(folder):
+            for meta in obstore.list_with_delimiter(self.store, folder)["objects"]:
+                yield str(meta["path"]), Version.of(meta)
+
+    def size(self, key: str) -> int | None:
+        """Bytes of an object; None if there is none."""
+        import obstore
+
+        try:
+            with self._asking(key):
+                return int(obstore.head(self.store, key)["size"])
+        except FileNotFoundError:
+            return None
+
     @contextmanager
     def _asking(self, key: str) -> Iterator[None]:
         from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError

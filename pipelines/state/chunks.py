@@ -37,6 +37,7 @@ from m3core.errors import StateError
 from m3core.types import Chunk, Metadata
 from pipelines.state.documents import DocumentKey
 from pipelines.state.files import canonical_json, create_if_absent, make_folder, remove_files
+from pipelines.state.mirror import refresh
 from pipelines.state.paths import StatePaths
 from pipelines.state.tables import TableKind, open_table, reading, write_table
 
@@ -100,7 +101,7 @@ class ChunkFiles:
     def files(self) -> Iterator[tuple[int, Path]]:
         """Every file with its run; within a run a later file is of a later wave, or another part of the same."""
         for run in self.runs():
-            yield from ((run, path) for path in sorted(self._run(run).glob("[0-9]*.parquet")))
+            yield from ((run, path) for path in self._files(run))
 
     def unsettled(self, before: int) -> list[int]:
         """Runs before this one that died before manifest and stores agreed about the chunks that they wrote."""
@@ -113,7 +114,7 @@ class ChunkFiles:
 
     def owners(self, run: int, after_wave: int) -> Iterator[list[tuple[str, DocumentKey]]]:
         """Ids and documents of the rows that a run wrote after this wave, a file at a time. DamagedError."""
-        for path in sorted(self._run(run).glob("[0-9]*.parquet")):
+        for path in self._files(run):
             if int(path.name.partition("-")[0]) > after_wave:
                 rows = read_columns(path, ["id", "tenant", "doc_id"]).to_pylist()
                 yield [(row["id"], (row["tenant"], row["doc_id"])) for row in rows]
@@ -121,10 +122,14 @@ class ChunkFiles:
     def _run(self, run: int) -> Path:
         return self._folder / f"{run:06d}"
 
+    def _files(self, run: int) -> list[Path]:
+        refresh(self._run(run), "*.parquet")
+        return sorted(self._run(run).glob("[0-9]*.parquet"))
+
     def _read_run(self, run: int, wanted: set[str]) -> Iterator[ChunkRow]:
         """Rows of one run, the newest wave first; what was found is taken out of `wanted`."""
         near = sorted(wanted)
-        for path in sorted(self._run(run).glob("[0-9]*.parquet"), reverse=True):
+        for path in reversed(self._files(run)):
             if not wanted:
                 return
             file = open_table(path, _KIND, chunk_schema())

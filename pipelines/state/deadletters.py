@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.state.clock import utc_now
+from pipelines.state.files import make_folder
+from pipelines.state.mirror import refresh
 from pipelines.state.paths import StatePaths
 from pipelines.state.tables import (
     TableKind,
@@ -93,6 +95,8 @@ def write_letters(folder: Path, run: int, letters: Iterable[DeadLetter]) -> None
         for one in letters
     ]
     if rows:
+        refresh(folder, "dead_letters-*.parquet")
+        make_folder(folder)
         number = 1 + sum(1 for _ in folder.glob("dead_letters-*.parquet"))
         table = pa.Table.from_pylist(rows, schema=_schema())
         write_table(folder / f"dead_letters-{number:05d}.parquet", _KIND, _schema(), [table])

@@ -32,10 +32,12 @@ from pipelines.state import keyindex, lakefile
 from pipelines.state.files import DamagedError, canonical_json, make_folder, move_aside, remove_files
 from pipelines.state.keyindex import Keys, Segment
 from pipelines.state.lakefile import FileSeal
+from pipelines.state.mirror import fetch, names_in, refresh, size_of
 from pipelines.state.paths import StatePaths
 
 UNIT_TOKENS = 65_536
 UNIT_BYTES = 128 << 20
+_FILES = f"[0-9a-f]*{lakefile.SUFFIX}"
 # A segment stays out of a merge while it is more than this many times larger than all smaller ones together.
 _TIER = 2
 _log = logging.getLogger(__name__)
@@ -137,7 +139,7 @@ class Lake:
 
     def files(self) -> Iterator[Path]:
         """Every lake file, in no order."""
-        return self._folder.glob(f"[0-9a-f]*{lakefile.SUFFIX}")
+        return (self._folder / name for name in names_in(self._folder, _FILES))
 
     def compact_index(self) -> None:
         """Merge small index segments; the run calls it after a wave or at its end. Cheap when there is little to do:
@@ -169,6 +171,7 @@ class Lake:
 
     def _read_file(self, file: str, refs: Sequence[LakeRef]) -> list[ChunkVectors]:
         keys = [bytes.fromhex(ref.key) for ref in refs]
+        fetch(self._folder / file)
         try:
             rows = lakefile.read_rows(self._folder / file, [ref.row for ref in refs], keys, self.fingerprint)
             return list(rows)
@@ -218,7 +221,7 @@ class Lake:
         row = segment.files[number]
         path = lakefile.path_of(self._folder, row["name"].tobytes())
         try:
-            size = path.stat().st_size
+            size = size_of(path)
         except FileNotFoundError:
             return None
         if size != int(row["size"]):
@@ -240,6 +243,7 @@ class Lake:
 
     def _open_segments(self) -> list[Segment]:
         """All segments, largest first. Opens new ones, forgets removed ones, mends the index when first called."""
+        refresh(self._index, f"*{keyindex.SUFFIX}")
         if not self._folder.exists():
             return []
         if not self._read_only:
@@ -265,9 +269,10 @@ class Lake:
         return None
 
     def _heal(self) -> None:
-        """Add segments of lake files that none covers: a writer was killed, or a segment was damaged."""
+        """Add segments of lake files that none covers: a writer was killed, or a segment was damaged. A copy that has
+        not all files leaves it to one that has."""
         covered = {seal.name for segment in self._segments.values() for seal in segment.seals()}
-        for path in list(self.files()):
+        for path in list(self._folder.glob(_FILES)):
             if bytes.fromhex(path.name.removesuffix(lakefile.SUFFIX)) in covered:
                 continue
             try:

@@ -32,7 +32,7 @@ from pipelines.state.documents import (
     shard_of,
     tombstone,
 )
-from pipelines.state.files import damaged
+from pipelines.state.files import damaged, make_folder
 from pipelines.state.manifestfiles import DataFile, Listing, ManifestFolder, Wave
 from pipelines.state.paths import StatePaths
 from pipelines.state.tables import dataset, write_table
@@ -97,6 +97,7 @@ class Manifest:
             self._files.create()
         name = f"delta-{run:06d}-{wave:05d}.parquet"
         table = documents_table(rows, listing.shards, (run, wave))
+        make_folder(self._files.data)  # an engine's worker has only what it asked for
         count = write_table(self._files.data / name, DOCUMENTS, table.schema, [table])
         self._files.commit_delta(listing, (run, wave), [self._files.sealed((0, listing.shards - 1), name, count)])
 

@@ -39,7 +39,7 @@ from pipelines.state.files import (
     remove_files,
     sha256_of,
 )
-from pipelines.state.mirror import fetch
+from pipelines.state.mirror import fetch, refresh
 
 FORMAT = 1
 SHARDS = 256
@@ -216,6 +216,7 @@ class ManifestFolder:
         return self._deltas[name]
 
     def _delta_names(self) -> list[str]:
+        refresh(self.folder, "delta-*.json")
         return sorted(path.name for path in self.folder.glob("delta-*.json") if _DELTA_NAME.fullmatch(path.name))
 
     def _chain(self, found: Sequence[Delta | None]) -> tuple[Delta, ...]:

@@ -12,7 +12,8 @@ another machine removed goes here too, if this copy had it from the bucket; `.mi
 
 *What this costs*: every machine that writes keeps a whole copy of the collection's state, and the first run of a new
 machine downloads it (the vectors of 41,000 passages are 2 GB). A purge erases the bucket and the copy of the machine
-that carried it out; other copies lose the rows with their next pull.
+that carried it out; other copies lose the rows with their next pull. An engine's launcher and workers keep less:
+`livecopy.py`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from pipelines.state.bucket import Bucket, ChangedError, Version
 _MIRRORED = ("state", "tombstones")
 _CELLS = ("collection.json", "lease.json", "manifest.json")
 _WORK = "work"
+# What launcher and workers of an engine tell each other: in the bucket, and in nobody else's copy.
+EXCHANGE = "exchange"
 _TEMPORARY = ".tmp-"
 _INDEX = ".mirror"
 _AT_ONCE = 8
@@ -50,13 +53,17 @@ class Mirror:
             parts[0] not in _MIRRORED
             or path.name in _CELLS
             or path.name.endswith(".lock")
-            or _WORK in parts[:-1]
+            or (_WORK in parts[:-1] and EXCHANGE not in parts[:-1])
             or any(part.startswith(_TEMPORARY) for part in parts)
         )
 
     def key(self, path: Path) -> str:
         """The object of a file."""
         return path.relative_to(self.root).as_posix()
+
+    def wants(self, key: str) -> bool:
+        """Whether `pull` brings an object."""
+        return self.keeps(self.root / key) and f"/{EXCHANGE}/" not in key
 
     def upload(self, path: Path, source: Path, *, create: bool = False) -> None:
         """Put the bytes of `source` where `path` belongs. With `create`, FileExistsError if it is there; the copy has
@@ -85,6 +92,20 @@ class Mirror:
         self.upload(new, path)
         self.remove([path])
 
+    def complete(self, collection: str) -> None:
+        """Bring everything of a collection; it is there."""
+
+    def refresh(self, folder: Path, pattern: str) -> None:
+        """Nobody else writes: the copy is as new as when it was pulled."""
+
+    def size(self, path: Path) -> int:
+        """Bytes of a file; FileNotFoundError."""
+        return path.stat().st_size
+
+    def names(self, folder: Path, pattern: str) -> set[str]:
+        """Names of the files in a folder that match."""
+        return {path.name for path in folder.glob(pattern)}
+
     def download(self, path: Path) -> None:
         """One file, if the bucket has it; its version stays unknown, so that the next pull takes it again."""
         self._download(self.key(path))
@@ -95,7 +116,7 @@ class Mirror:
         there: dict[str, Version] = {}
         for top in _MIRRORED:
             for key, size, version in self.bucket.list(f"{top}/{collection}/"):
-                if self.keeps(self.root / key):
+                if self.wants(key):
                     there[key] = version
                     if known.get(key) == version and _size(self.root / key) != size:
                         del known[key]
@@ -154,8 +175,13 @@ def attach(root: Path, url: str) -> None:
     """From now on the state below `root` is a copy of the bucket's at `url`; without one it is the truth itself."""
     if not url:
         _mirrors.pop(root, None)
-    elif root not in _mirrors or _mirrors[root].bucket.url != url:
+    elif type(_mirrors.get(root)) is not Mirror or _mirrors[root].bucket.url != url:
         _mirrors[root] = Mirror(root, Bucket.open(url))
+
+
+def register(mirror: Mirror) -> None:
+    """From now on the state below the mirror's root is this copy."""
+    _mirrors[mirror.root] = mirror
 
 
 def mirror_of(path: Path) -> Mirror | None:
@@ -171,10 +197,34 @@ def pull(folder: Path) -> None:
         mirror.pull(folder.name)
 
 
+def complete(folder: Path) -> None:
+    """Bring what a copy of the state folder of a collection leaves to later."""
+    if (mirror := mirror_of(folder)) is not None:
+        mirror.complete(folder.name)
+
+
 def fetch(path: Path) -> None:
     """Download a file of the state that its copy has not yet, if the bucket has it."""
     if not path.exists() and (mirror := mirror_of(path)) is not None:
         mirror.download(path)
+
+
+def refresh(folder: Path, pattern: str = "*") -> None:
+    """Bring what others may have written into a folder meanwhile, by names; only where others do, and nothing below."""
+    if (mirror := mirror_of(folder / pattern)) is not None:
+        mirror.refresh(folder, pattern)
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file of the state, be it here or in the bucket only; FileNotFoundError."""
+    mirror = mirror_of(path)
+    return path.stat().st_size if mirror is None else mirror.size(path)
+
+
+def names_in(folder: Path, pattern: str) -> set[str]:
+    """Names of the files in a folder of the state that match, be they here or in the bucket only."""
+    mirror = mirror_of(folder / pattern)
+    return {path.name for path in folder.glob(pattern)} if mirror is None else mirror.names(folder, pattern)
 
 
 def _size(path: Path) -> int:

@@ -32,6 +32,7 @@ from m3core.errors import RefusedError
 from pipelines.state.clock import seconds_of, stamp
 from pipelines.state.documents import DocumentKey
 from pipelines.state.files import canonical_json, create_if_absent, damaged, make_folder, read_json, write_json
+from pipelines.state.mirror import refresh
 from pipelines.state.paths import StatePaths
 
 KIND = "threefold.tombstone"
@@ -104,6 +105,7 @@ class Tombstones:
 def read_tombstones(paths: StatePaths) -> Tombstones:
     """What stands now; nothing if nothing was ever purged. DamagedError if a file is damaged or the key is gone."""
     folder = paths.tombstones
+    refresh(folder)
     files = sorted(folder.glob("*.json")) if folder.exists() else []
     if not files and not _key_file(folder).exists():
         return Tombstones()

@@ -59,8 +59,7 @@ def engine_of(config: Config) -> Engine | None:
 
 
 def refuse(config: Config, *, load: bool = True) -> None:
-    """UsageError for what an engine's workers cannot share: a store in a folder of one machine (where they `load`),
-    and a state folder that is only a copy of a bucket."""
+    """UsageError for what an engine's workers cannot share: a store in a folder of one machine, where they `load`."""
     kind = config.runner.kind
     names = [name for name, store in config.stores.items() if not needs_server(store.kind)] if load else []
     if names:
@@ -68,10 +67,4 @@ def refuse(config: Config, *, load: bool = True) -> None:
         raise UsageError(
             f"--runner {kind}: store {named} lives in a folder of one machine, which workers cannot write",
             f"m3 embed --runner {kind} fills the lake there; then m3 load at home, on the machine with the store",
-        )
-    if config.storage.url:
-        raise UsageError(
-            f"--runner {kind}: storage.url = {config.storage.url[:80]!r} keeps a copy of the state on each machine, "
-            "and workers would not see the launcher's",
-            "give launcher and workers one shared folder as storage.path, and leave storage.url out",
         )

@@ -36,6 +36,7 @@ from pipelines.ingest.stores import Standing, Stores
 from pipelines.ingest.tally import Tally
 from pipelines.ingest.waves import WaveLimits, cut_parts, record_bytes, record_groups
 from pipelines.state.lake import UNIT_TOKENS, Lake
+from pipelines.state.mirror import pull
 from pipelines.state.runs import DeadLetter
 from pipelines.state.tombstones import read_tombstones
 
@@ -53,7 +54,7 @@ class OnEngine:
 
     def listing(self, run: Run[Request]) -> Listing:
         """What the sources have now, split by split: by a job of their own where that is much, else here."""
-        request, files = run.request, WorkFiles(run.work)
+        request, files = run.request, files_of(run)
         section = request.config.runner
         divided = divide(request.sources, SplitLimits(section.split_bytes), files)
         watch = Watch(files, request, run.lease)
@@ -68,7 +69,8 @@ class OnEngine:
 
     def waves(self, run: Run[Request], work: diff.Work, stores: Stores, tally: Tally) -> int:
         """Job after job. Raises what a worker told, and EngineError, after the job's end."""
-        request, files = run.request, WorkFiles(run.work)
+        request, files = run.request, files_of(run)
+        lake = Lake(request.paths, request.build.encoder)
         watch = Watch(files, request, run.lease, started=tally.started)
         number = 0
         for number, lines in enumerate(_cut(run, work), start=1):
@@ -79,21 +81,27 @@ class OnEngine:
             try:
                 self.engine.run(partial(_build, order, groups), order, watch)
             finally:
+                pull(request.paths.root)
                 watch.sum_up(tally.totals)
                 done = _take_over(files, number, stores, tally)
             if done is not None:
                 request.progress.committed(done.documents, None)
             elif not watch.asked:  # told to end before anything was read there is nothing to commit
                 raise StateError("the job ended without a commit", "see the engine's log, then run it again")
+            lake.compact_index()
             if request.stop or watch.asked:
                 break
         watch.check_deadline()
-        Lake(request.paths, request.build.encoder).compact_index()
         return number
 
     def _unit_tokens(self, run: Run[Request], size: int) -> int:
         workers = run.request.config.runner.parallelism
         return max(_LEAST_UNIT_TOKENS, min(UNIT_TOKENS, size // _BYTES_PER_TOKEN // (_UNITS_PER_WORKER * workers)))
+
+
+def files_of(run: Run[Request]) -> WorkFiles:
+    """What this launcher and its workers tell each other."""
+    return WorkFiles.of(run.request.paths, run.number)
 
 
 def _list_here(run: Run[Request], splits: int) -> None:
@@ -103,7 +111,7 @@ def _list_here(run: Run[Request], splits: int) -> None:
     for number in range(splits):
         if request.stop:
             return
-        documents += list_one(number, WorkFiles(run.work), request.sources, tombstones)
+        documents += list_one(number, files_of(run), request.sources, tombstones)
         request.progress.listing(documents)
 
 

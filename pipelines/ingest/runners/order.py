@@ -9,7 +9,7 @@ from pathlib import Path
 from m3core.config.model import Config
 from m3core.errors import StoreError
 from pipelines.ingest.runners.workfiles import WorkFiles
-from pipelines.ingest.session import WORK, Request, Run
+from pipelines.ingest.session import Request, Run
 from pipelines.ingest.shared import Shared
 from pipelines.ingest.stores import Standing
 from pipelines.state.paths import StatePaths
@@ -21,7 +21,7 @@ LISTING = 0
 @dataclass(frozen=True)
 class Order:
     """One wave of a run as its workers see it. Folders are where the launcher has them: workers mount them at the same
-    places.
+    places, except that of a state in a bucket, of which each worker makes a copy of its own.
 
     `token` is that of the launcher's lease; `unit_tokens`: what one encode step finishes at once, so that each worker
     has several. `lost` and `absent` stores: see `Standing`.
@@ -72,7 +72,7 @@ class Order:
     @property
     def files(self) -> WorkFiles:
         """What launcher and workers tell each other."""
-        return WorkFiles(self.paths.run(self.run) / WORK)
+        return WorkFiles.of(self.paths, self.run)
 
     @property
     def groups(self) -> str:

@@ -23,6 +23,7 @@ from pipelines.ingest.sources import Source, SourceItem, Split, SplitLimits
 from pipelines.ingest.sources.protocol import FilePart
 from pipelines.ingest.waves import WaveLimits, item_groups
 from pipelines.state.files import make_folder
+from pipelines.state.mirror import refresh
 from pipelines.state.runs import DeadLetter
 from pipelines.state.tombstones import Tombstones
 
@@ -88,8 +89,9 @@ def listing_of(divided: Divided, files: WorkFiles, config: Config, *, stopped: b
         seen = seen.plus(Seen(incomplete=frozenset(config.sources)))
     else:
         _check(config, seen)
-    place = files.folder / _LISTED / "*.parquet"
-    return Listing(place, seen.items, seen.failed, seen.letters, seen.skipped, seen.incomplete)
+    listed = files.folder / _LISTED
+    refresh(listed, "*.parquet")
+    return Listing(listed / "*.parquet", seen.items, seen.failed, seen.letters, seen.skipped, seen.incomplete)
 
 
 def _check(config: Config, seen: Seen) -> None:

@@ -3,6 +3,8 @@ the graph has for itself (connections to the stores)."""
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import socket
 import tempfile
 import threading
@@ -35,7 +37,9 @@ from pipelines.ingest.waves import WaveLimits
 from pipelines.ingest.working import chunker_for
 from pipelines.state.chunks import ChunkFiles
 from pipelines.state.collection import Generation, read_collection
+from pipelines.state.files import make_folder
 from pipelines.state.lake import Lake
+from pipelines.state.livecopy import attach_live
 from pipelines.state.manifest import Manifest
 from pipelines.state.runs import DeadLetter, RunFolder
 from pipelines.state.tombstones import Tombstones, read_tombstones
@@ -43,12 +47,14 @@ from pipelines.state.tombstones import Tombstones, read_tombstones
 _TEMPORARY_BYTES = 64 << 20
 _workers: dict[tuple[str, int, str, bool], Worker] = {}
 _encoders: dict[str, LazyEncoder] = {}
+_copies: dict[str, Path] = {}
 _lock = threading.Lock()
 
 
 def open_step(order: Order, step: str) -> StepShared:
     """What one step works with. The first step of a process looks whether the process can do its work at all: what it
     lacks is told at once, in the words of the launcher's own errors."""
+    order = at_home(order)
     with _lock:
         key = str(order.storage), order.run, order.token, order.wave == LISTING
         if key not in _workers:
@@ -60,6 +66,20 @@ def open_step(order: Order, step: str) -> StepShared:
     except Exception as error:
         tell_failure(order.files, step, error)
         raise
+
+
+def at_home(order: Order) -> Order:
+    """The order with the storage folder as this process has it: a copy of its own where the state is in a bucket."""
+    url = order.config.storage.url
+    if not url:
+        return order
+    with _lock:
+        if url not in _copies:
+            folder = Path(tempfile.mkdtemp(prefix="m3-worker-"))
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            attach_live(folder, url)
+            _copies[url] = folder
+    return replace(order, storage=_copies[url])
 
 
 @dataclass(frozen=True)
@@ -83,7 +103,9 @@ class Worker:
         """The worker of this process, after it has found what it needs."""
         sign = Sign(order.files)
         try:
-            if not order.files.folder.is_dir():
+            if order.config.storage.url:
+                make_folder(order.files.folder)
+            elif not order.files.folder.is_dir():
                 raise _no_state(order)
             sign.give()
         except OSError as error:
@@ -274,6 +296,11 @@ def _encoder(build: Build, options: LoadOptions) -> LazyEncoder:
 
 
 def _no_state(order: Order) -> StateError:
+    if url := order.config.storage.url:
+        return StateError(
+            f"worker {socket.gethostname()} finds no collection {order.config.collection.name} at {url}",
+            "give the workers the launcher's address and credentials of the bucket, in their environment",
+        )
     return StateError(
         f"worker {socket.gethostname()} cannot use the state folder {order.paths.root}",
         "mount the launcher's storage.path there at the same place, for reading and writing by the same user",

@@ -38,6 +38,7 @@ from pipelines.state.erase.victims import Found, Match, Victims, erased_rows, fi
 from pipelines.state.files import DamagedError, remove_tree, temporary_folder
 from pipelines.state.lease import Lease
 from pipelines.state.manifest import Manifest
+from pipelines.state.mirror import complete
 from pipelines.state.paths import StatePaths
 from pipelines.state.runs import RunFolder
 from pipelines.state.tombstones import mark_applied, read_applied, read_tombstones
@@ -97,6 +98,7 @@ def apply_tombstones(target: Target, lease: Lease) -> Receipt:
     if read_collection(paths) is None:
         mark_applied(paths, tombstones)
         return _nothing()
+    complete(paths.root)
     state = begin_run(paths, lease, erasing=True)
     remove_traces(paths)
     folder = RunFolder.create(paths, state.run, target.config.model_dump(mode="json"))

@@ -13,6 +13,7 @@ from pipelines.ingest.runners.order import Order
 from pipelines.ingest.runners.watch import Watch
 from pipelines.ingest.session import Request, Run
 from pipelines.ingest.stores import Standing
+from pipelines.state.files import make_folder
 from pipelines.state.lease import acquire_lease
 from pipelines.state.manifest import Manifest
 from pipelines.state.runs import RunFolder
@@ -27,8 +28,9 @@ def begun(project: Project) -> Iterator[tuple[Order, Run[Request]]]:
         state, generation = begin(request.paths, lease, request.build, request.config)
         folder = RunFolder.create(request.paths, state.run, {})
         run = Run(request, state, generation, lease, folder, Manifest(request.paths, generation.number))
-        run.work.mkdir()
-        yield Order.of(run, Standing.of(generation), 1, 65_536), run
+        order = Order.of(run, Standing.of(generation), 1, 65_536)
+        make_folder(order.files.folder)
+        yield order, run
 
 
 def watch_of(order: Order, run: Run[Request], **changed: Any) -> Watch:

@@ -370,17 +370,6 @@ def test_the_lease_is_read_once_a_second(project: Project) -> None:
         seen.check()  # what was read a moment ago still counts
 
 
-def test_state_in_a_bucket_is_refused_because_each_machine_has_a_copy(project: Project) -> None:
-    project.settings |= {
-        "stores": {"main": {"kind": "qdrant", "url": "http://127.0.0.1:1"}},
-        "storage": {"path": "m3-data", "url": "s3://bucket/prefix"},
-        "runner": {"kind": "flink"},
-    }
-    with pytest.raises(UsageError, match=r"storage\.url = 's3://bucket/prefix' keeps a copy") as caught:
-        refuse(project.config)
-    assert "one shared folder" in caught.value.remedy
-
-
 def test_embedding_alone_needs_no_store_that_workers_reach(project: Project) -> None:
     project.settings |= {"stores": EDGE, "runner": {"kind": "flink"}}
     refuse(project.config, load=False)

@@ -1,0 +1,90 @@
+"""A copy of a state in a bucket that others write at the same time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.state import mirror
+from pipelines.state.files import create_if_absent, make_folder, remove_files, write_atomic
+from pipelines.state.livecopy import LiveCopy, attach_live
+from pipelines.state.mirror import fetch, names_in, refresh, size_of
+from pipelines.state.paths import StatePaths
+from tests.pipelines.state.test_bucket_state import server, url
+
+__all__ = ["server", "url"]
+
+
+@pytest.fixture
+def two(tmp_path: Path, url: str) -> tuple[StatePaths, StatePaths]:
+    """Live copies of one collection on two machines."""
+    copies = [tmp_path / name for name in ("a", "b")]
+    for root in copies:
+        attach_live(root, url)
+    here, there = (StatePaths.of(root, "notes") for root in copies)
+    return here, there
+
+
+def written(path: Path, data: bytes) -> Path:
+    make_folder(path.parent)
+    write_atomic(path, data)
+    return path
+
+
+def test_what_others_wrote_replaced_and_removed_is_seen_when_it_is_looked_for(
+    two: tuple[StatePaths, StatePaths],
+) -> None:
+    here, there = (paths.manifest(1) for paths in two)
+    for name in ("delta-1.json", "delta-2.json", "other.json"):
+        written(there / name, b"one")
+    written(there / "data" / "delta-3.json", b"below")
+    refresh(here, "delta-*.json")
+    assert sorted(path.name for path in here.iterdir()) == ["delta-1.json", "delta-2.json"]
+    written(there / "delta-1.json", b"two")
+    remove_files([there / "delta-2.json"])
+    assert (here / "delta-1.json").read_bytes() == b"one"
+    refresh(here, "delta-*.json")
+    assert [path.read_bytes() for path in here.iterdir()] == [b"two"]
+    written(here / "delta-1.json", b"mine")
+    before = (here / "delta-1.json").stat().st_mtime_ns
+    refresh(here, "delta-*.json")
+    assert (here / "delta-1.json").stat().st_mtime_ns == before, "what it wrote itself is not downloaded"
+
+
+def test_vectors_come_when_they_are_read_and_the_oldest_make_room(two: tuple[StatePaths, StatePaths]) -> None:
+    here, there = (paths.lake("float-1") for paths in two)
+    names = [f"{number:064x}.parquet" for number in range(4)]
+    for name in names:
+        written(there / name, b"x" * 1000)
+    mirror.pull(two[0].root)
+    assert not here.exists()
+    assert names_in(here, "*.parquet") == set(names)
+    assert size_of(here / names[0]) == 1000
+    with pytest.raises(FileNotFoundError):
+        size_of(here / f"{9:064x}.parquet")
+    copy = mirror.mirror_of(here / names[0])
+    assert isinstance(copy, LiveCopy)
+    mirror.register(LiveCopy(copy.root, copy.bucket, lake_bytes=2500))
+    for name in names[:3]:
+        fetch(here / name)
+    assert {path.name for path in here.iterdir()} == set(names[1:3])
+    assert size_of(here / names[0]) == 1000, "it is in the bucket as before"
+    mirror.complete(two[0].root)
+    assert {path.name for path in here.iterdir()} == set(names)
+
+
+def test_what_launcher_and_workers_tell_each_other_is_in_nobody_elses_copy(
+    two: tuple[StatePaths, StatePaths], tmp_path: Path, url: str
+) -> None:
+    here, there = (paths.run(1) / "work" / mirror.EXCHANGE for paths in two)
+    make_folder(there)
+    assert create_if_absent(there / "stop", b"")
+    written(there.parent / "keys.parquet", b"of this machine alone")
+    fetch(here / "stop")
+    fetch(here.parent / "keys.parquet")
+    assert [path.name for path in here.parent.rglob("*") if path.is_file()] == ["stop"]
+    reader = tmp_path / "reader"
+    mirror.attach(reader, url)
+    mirror.pull(StatePaths.of(reader, "notes").root)
+    assert not list(reader.rglob("stop"))
