@@ -32,6 +32,9 @@ class DataflowSection(Section):
         ),
     ] = ""
     kms_key: Annotated[str, Field(pattern=_KEY, description="customer-managed key of the job's state")] = ""
+    endpoint: Annotated[
+        str, Field(pattern=r"^(https?://[^@\s]+)?$", description="of the service; empty: Google's own")
+    ] = ""
 
 
 class RunnerSection(Section):

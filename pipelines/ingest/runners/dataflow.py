@@ -4,7 +4,7 @@ The graph is the one that the other engines run. It is turned into Beam's portab
 only environment, put into the request that Dataflow's `projects.locations.jobs.create` takes, and held against the
 service's documented limits. Nothing is staged but the graph itself: code and weights are in the image.
 
-A job is not submitted from here yet: its workers would need a state folder in a bucket, and it is still a local one.
+`dataflow_engine.py` starts such jobs.
 """
 
 from __future__ import annotations
@@ -50,11 +50,7 @@ EXPERIMENTS = (
 
 def dry_run(config: Config, base: Path) -> dict[str, Any]:
     """The job that a run would start. Raises ConfigError, ModelError, RefusedError (over a limit of the service)."""
-    section = config.runner.dataflow
-    if section is None:
-        raise ConfigError(
-            "runner.dataflow is missing", "set project, region, temp_location and image under [runner.dataflow]"
-        )
+    section = section_of(config)
     order = order_of(config, base)
     name = job_name(config)
     options = options_of(section, config, name)
@@ -74,6 +70,15 @@ def dry_run(config: Config, base: Path) -> dict[str, Any]:
         "steps": step_names(pipeline),
         "pipeline": MessageToDict(pipeline),
     }
+
+
+def section_of(config: Config) -> DataflowSection:
+    """The settings of a job; ConfigError if there are none."""
+    if config.runner.dataflow is None:
+        raise ConfigError(
+            "runner.dataflow is missing", "set project, region, temp_location and image under [runner.dataflow]"
+        )
+    return config.runner.dataflow
 
 
 def job_name(config: Config) -> str:
@@ -100,6 +105,7 @@ def options_of(section: DataflowSection, config: Config, name: str) -> dict[str,
         "use_public_ips": not section.subnetwork,
     }
     for key, value in (
+        ("dataflow_endpoint", section.endpoint),
         ("service_account_email", section.service_account),
         ("subnetwork", section.subnetwork),
         ("dataflow_kms_key", section.kms_key),

@@ -40,7 +40,7 @@ class Engine(Protocol):
 
 
 def engine_of(config: Config) -> Engine | None:
-    """The configured engine; None for this process. UsageError for one that is not started from here."""
+    """The configured engine; None for this process."""
     match config.runner.kind:
         case "local":
             return None
@@ -53,9 +53,9 @@ def engine_of(config: Config) -> Engine | None:
 
             return PortableEngine(config.runner)
         case "dataflow":
-            raise UsageError(
-                "a Dataflow job is not started from here", "m3 ingest --runner dataflow --dry-run prints the whole job"
-            )
+            from pipelines.ingest.runners.dataflow_engine import DataflowEngine
+
+            return DataflowEngine(config)
 
 
 def refuse(config: Config, *, load: bool = True) -> None:

@@ -28,7 +28,7 @@ from pipelines.ingest.runners.watch import Watch
 
 _POLL_SECONDS = 0.5
 _LAST_WORDS_MILLIS = 5000
-ENDED_ILL = (PipelineState.FAILED, PipelineState.CANCELLED)
+ENDED_ILL = (PipelineState.FAILED, PipelineState.CANCELLED, PipelineState.DRAINED, PipelineState.UPDATED)
 POOL_REMEDY = "start the pool: python -m apache_beam.runners.worker.worker_pool_main --service_port=50000"
 
 
@@ -51,16 +51,22 @@ class PortableEngine:
         result = submit(build, order, flags(order))
         watch.begin()
         try:
-            while (state := state_of(result)) not in (PipelineState.DONE, *ENDED_ILL):
-                watch.look()
-                self.sleep(_POLL_SECONDS)
-            watch.look()
+            state = follow(lambda: state_of(result), watch, lambda: self.sleep(_POLL_SECONDS))
         except BaseException:
             _cancel(result)
             raise
         said = finish(result)
         if state != PipelineState.DONE:
-            raise why_it_ended(order, str(state), said)
+            raise why_it_ended(order, state, said)
+
+
+def follow(state: Callable[[], str], watch: Watch, pause: Callable[[], None]) -> str:
+    """Watch a job to its end; the state in which it ended."""
+    while (now := state()) not in (PipelineState.DONE, *ENDED_ILL):
+        watch.look()
+        pause()
+    watch.look()
+    return now
 
 
 def check_settings(section: RunnerSection) -> None:
@@ -141,10 +147,10 @@ def finish(result: Any) -> str:
     return "see the log of job server and workers"
 
 
-def state_of(result: Any) -> Any:
+def state_of(result: Any) -> str:
     """State of a job. EngineError if the job server does not say."""
     try:
-        return result.state
+        return str(result.state)
     except grpc.RpcError as error:
         raise EngineError(
             f"the job server went away ({getattr(error, 'details', lambda: '')()})",

@@ -80,6 +80,11 @@ class Watch:
             raise self._overdue("what was finished is committed")
 
     @property
+    def begun(self) -> bool:
+        """Whether workers are waited for."""
+        return self._running is not None
+
+    @property
     def asked(self) -> bool:
         """Whether the workers were told to come to an end."""
         return self._asked is not None
