@@ -40,7 +40,8 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[DataflowService]:
 def project(tmp_path: Path, tiny_model: Path, servers: Servers, service: DataflowService, url: str) -> Project:
     made = project_on(servers, tmp_path / "on-dataflow", tiny_model)
     made.settings["storage"] = {"path": "m3-data", "url": url}
-    made.settings["runner"] |= {"kind": "dataflow", "dataflow": {**DATAFLOW, "endpoint": service.url}}
+    section = {"kind": "dataflow", "dataflow": {**DATAFLOW, "endpoint": service.url}}
+    made.settings["runner"] = {**made.settings["runner"], **section}
     return made
 
 
