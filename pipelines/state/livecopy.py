@@ -7,18 +7,27 @@ then. The launcher's is `storage.path`; it pulls all but the lake.
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
 from collections import OrderedDict
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from threading import RLock
+
+from filelock import FileLock, Timeout
 
 from pipelines.state.bucket import Bucket, Version
 from pipelines.state.mirror import EXCHANGE, Mirror, register
 
 LAKE_BYTES = 4 << 30
 _LAKE_FILE = "state/*/lake/*/*.parquet"
+_COPY = "m3-worker-"
+_LOCK = ".lock"
+_locks: dict[Path, FileLock] = {}  # as long as the process lives
 
 
 @dataclass(frozen=True)
@@ -113,3 +122,19 @@ class LiveCopy(Mirror):
 def attach_live(root: Path, url: str) -> None:
     """From now on the state below `root` is a copy of the bucket's at `url` that others write too."""
     register(LiveCopy(root, Bucket.open(url)))
+
+
+def copy_of_this_process(url: str) -> Path:
+    """A live copy in a temporary folder, gone when the process ends; what killed processes have left is removed."""
+    temporary = Path(tempfile.gettempdir())
+    for left in temporary.glob(f"{_COPY}*"):
+        with suppress(Timeout, OSError), FileLock(left / _LOCK, timeout=0):  # another user's stays, and a living one's
+            shutil.rmtree(left, ignore_errors=True)
+    made = Path(tempfile.mkdtemp(prefix=".tmp-m3-"))
+    held = FileLock(made / _LOCK)
+    held.acquire()
+    folder = made.rename(temporary / f"{_COPY}{made.name.removeprefix('.tmp-m3-')}")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    attach_live(folder, url)
+    _locks[folder] = held
+    return folder

@@ -3,8 +3,6 @@ the graph has for itself (connections to the stores)."""
 
 from __future__ import annotations
 
-import atexit
-import shutil
 import socket
 import tempfile
 import threading
@@ -39,7 +37,7 @@ from pipelines.state.chunks import ChunkFiles
 from pipelines.state.collection import Generation, read_collection
 from pipelines.state.files import make_folder
 from pipelines.state.lake import Lake
-from pipelines.state.livecopy import attach_live
+from pipelines.state.livecopy import copy_of_this_process
 from pipelines.state.manifest import Manifest
 from pipelines.state.runs import DeadLetter, RunFolder
 from pipelines.state.tombstones import Tombstones, read_tombstones
@@ -75,10 +73,7 @@ def at_home(order: Order) -> Order:
         return order
     with _lock:
         if url not in _copies:
-            folder = Path(tempfile.mkdtemp(prefix="m3-worker-"))
-            atexit.register(shutil.rmtree, folder, ignore_errors=True)
-            attach_live(folder, url)
-            _copies[url] = folder
+            _copies[url] = copy_of_this_process(url)
     return replace(order, storage=_copies[url])
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.state import mirror
 from pipelines.state.files import create_if_absent, make_folder, remove_files, write_atomic
-from pipelines.state.livecopy import LiveCopy, attach_live
+from pipelines.state.livecopy import LiveCopy, attach_live, copy_of_this_process
 from pipelines.state.mirror import fetch, names_in, refresh, size_of
 from pipelines.state.paths import StatePaths
 from tests.pipelines.state.test_bucket_state import server, url
@@ -88,3 +88,14 @@ def test_what_launcher_and_workers_tell_each_other_is_in_nobody_elses_copy(
     mirror.attach(reader, url)
     mirror.pull(StatePaths.of(reader, "notes").root)
     assert not list(reader.rglob("stop"))
+
+
+def test_a_process_has_a_copy_of_its_own_and_removes_those_of_dead_ones(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    dead = tmp_path / "m3-worker-dead"
+    written(dead / "state" / "x", b"left")
+    (dead / ".lock").touch()
+    first, second = copy_of_this_process(url), copy_of_this_process(url)
+    assert {path.name for path in tmp_path.iterdir()} == {first.name, second.name}
