@@ -5,14 +5,10 @@ Writers take turns here: moto compares and writes without a lock between, which 
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from m3core.errors import ConfigError, ExitCode, LockedError
 from pipelines.ingest.planning import plan
@@ -30,31 +26,15 @@ from pipelines.state.paths import StatePaths
 from tests.pipelines import fake_encoder
 from tests.pipelines.ingest.projects import EDGE, Project, document
 from tests.pipelines.operate.traces import traces
+from tests.pipelines.s3 import S3
 from tests.tiny import HIDDEN, MULTI_DIM
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    yield f"http://{host}:{port}"
-    running.stop()
-
-
 @pytest.fixture
-def url(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
-    """An empty bucket's prefix, reached as a user would: by the environment."""
-    settings = {"ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret", "REGION": "us-east-1", "ENDPOINT_URL": server}
-    for name, value in settings.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
+def url(s3: S3, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty bucket's prefix."""
     monkeypatch.setattr(mirror, "_mirrors", {})
-    client = boto3.client("s3", endpoint_url=server, region_name="us-east-1")
-    name = "m3-" + str(abs(hash(tmp_path)))
-    client.create_bucket(Bucket=name)
-    yield f"s3://{name}/prod"
-    client.close()
+    return f"{s3.url}/prod"
 
 
 def paths_at(folder: Path, url: str) -> StatePaths:
