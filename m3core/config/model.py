@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from m3core.config.runner import RunnerSection
 from m3core.config.section import Section, broken_rule
+from m3core.config.toml import toml_value
 
 COLLECTION_PATTERN = r"^[a-z][a-z0-9_]{0,40}$"
 NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,40}$"
@@ -24,6 +25,8 @@ RESERVED_FIELDS = frozenset(
 )
 
 
+_BUCKETS = ("s3:", "gs:")
+_BUCKET_URL = re.compile(r"(s3|gs)://[^/?#@:]+(/[^?#]*)?")
 _LOOPBACK_URL = re.compile(r"http://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?(/|$)")
 
 
@@ -35,7 +38,7 @@ class CollectionSection(Section):
 
 def _local(path: Path) -> Path:
     """Refuse the address of a bucket, which a path would silently make a folder of."""
-    if path.parts and path.parts[0] in ("s3:", "gs:"):
+    if path.parts and path.parts[0] in _BUCKETS:
         rule = "is a folder of this machine; a bucket is named by storage.url"
         raise broken_rule("storage.path", rule, "move the address to storage.url")
     return path
@@ -104,8 +107,17 @@ class ModelSection(Section):
 class SourceSection(Section):
     """One place documents come from, bound to one tenant."""
 
-    kind: Annotated[Literal["folder", "jsonl", "parquet"], Field(description="what `path` holds")]
-    path: Annotated[Path, Field(description="folder or file; relative to the configuration")]
+    kind: Annotated[Literal["folder", "jsonl", "parquet"], Field(description="what lies there")]
+    path: Annotated[
+        Path | None, Field(description="folder or file; relative to the configuration; this or `url` is given")
+    ] = None
+    url: Annotated[
+        str,
+        Field(
+            max_length=1100,
+            description="instead of `path`: s3:// or gs://, bucket, and prefix of the objects or (jsonl, parquet) one",
+        ),
+    ] = ""
     tenant: Annotated[str, Field(min_length=1, max_length=128, description="every document belongs to it")] = "default"
     allowed_tenants: Annotated[
         tuple[str, ...], Field(description="tenants that documents of this source may name themselves")
@@ -123,6 +135,39 @@ class SourceSection(Section):
         10 << 20
     )
     max_total_bytes: Annotated[int, Field(ge=1, description="a source that expands to more is refused")] = 1 << 40
+
+    @property
+    def place_key(self) -> str:
+        """The key that says where the source lies."""
+        return "url" if self.path is None else "path"
+
+    @property
+    def place(self) -> str:
+        """Where the source lies, as the configuration says it."""
+        return self.url if self.path is None else str(self.path)
+
+
+def _check_place(at: str, path: Path | None, url: str) -> None:
+    """Raise broken_rule unless a source lies in one place, which each key names in its own way."""
+    if path is None and not url:
+        raise broken_rule(f"{at}.path", "is missing", f"add path to [{at}], or url for a bucket")
+    if path is None:
+        _check_address(f"{at}.url", url)
+    elif url:
+        rule = f"= {toml_value(url[:80])}: path = {toml_value(path)} is given too"
+        raise broken_rule(f"{at}.url", rule, "a source lies in one place: leave one of the two out")
+    elif path.parts and path.parts[0] in _BUCKETS:
+        rule = f"= {toml_value(str(path)[:80])}: must be a folder or file of this machine"
+        raise broken_rule(f"{at}.path", rule, f"write the address as url of [{at}]")
+
+
+def _check_address(at: str, url: str) -> None:
+    if "@" in url.partition("://")[2].partition("/")[0]:
+        # The value is not shown: it may be the secret itself.
+        raise broken_rule(at, "must not hold credentials", "they come from the environment, as AWS_ACCESS_KEY_ID")
+    if not _BUCKET_URL.fullmatch(url):  # whatever follows ? or # would be dropped without a word
+        rule = f"= {toml_value(url[:80])}: must be s3:// or gs://, a bucket, and at most a prefix"
+        raise broken_rule(at, rule, "write it as s3://BUCKET/PREFIX; ? and # in a prefix are %3F and %23")
 
 
 class ChunkingSection(Section):
@@ -239,6 +284,12 @@ class Config(Section):
     runner: RunnerSection = RunnerSection()
     search: SearchSection = SearchSection()
     serve: ServeSection = ServeSection()
+
+    @model_validator(mode="after")
+    def _each_source_lies_in_one_place(self) -> Config:
+        for name, source in self.sources.items():
+            _check_place(f"sources.{name}", source.path, source.url)
+        return self
 
     @model_validator(mode="after")
     def _each_signal_in_one_store(self) -> Config:

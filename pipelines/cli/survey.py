@@ -67,15 +67,16 @@ def _extensions() -> dict[SourceKind, tuple[str, ...]]:
 
 def _files(folder: Path) -> tuple[dict[SourceKind, list[str]], Counter[str]]:
     """Paths below `folder` that a source would read, by kind, and the extensions of other files."""
-    from pipelines.ingest.sources import files
+    from pipelines.ingest.sources.files import LocalTree
     from pipelines.ingest.sources.protocol import SkipKind
+    from pipelines.ingest.sources.tree import Found as File
 
     known = _extensions()
     found: dict[SourceKind, list[str]] = {kind: [] for kind in known}
     others: Counter[str] = Counter()
     everything = tuple(extension for extensions in known.values() for extension in extensions)
-    for entry in itertools.islice(files.walk(folder, everything), MAX_ENTRIES):
-        if isinstance(entry, files.Found):
+    for entry in itertools.islice(LocalTree(folder).walk(everything), MAX_ENTRIES):
+        if isinstance(entry, File):
             found[_kind_of(entry.path)].append(entry.path)
         elif entry.kind is SkipKind.UNSUPPORTED:
             others[_extension(entry.path) or "without extension"] += 1
@@ -125,12 +126,13 @@ def _records(kind: SourceKind, folder: Path, names: list[str]) -> Found:
 def _json_rows(folder: Path, name: str) -> list[dict[str, Any]]:
     """The objects on the first lines; a line that is none is the ingest's to report."""
     from pipelines.ingest.documents import DocumentRules
+    from pipelines.ingest.sources.files import LocalTree
     from pipelines.ingest.sources.jsonl import JsonLinesSource
 
-    source = JsonLinesSource("init", folder / name, DocumentRules(tenant="init"), _BYTES_READ)
+    source = JsonLinesSource("init", LocalTree(folder), DocumentRules(tenant="init"), _BYTES_READ)
     rows = []
     try:
-        for _, line, _ in itertools.islice(source.records(folder, name), _ROWS_READ):
+        for _, line, _ in itertools.islice(source.records(name), _ROWS_READ):
             row = _object(line)
             if row is not None:
                 rows.append(row)

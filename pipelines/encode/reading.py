@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 from m3core.errors import DocumentError, UsageError
 from pipelines.ingest.documents import DocumentRules, check_doc_id
+from pipelines.ingest.sources.files import LocalTree
 from pipelines.ingest.sources.jsonl import JsonLinesSource
 from pipelines.ingest.sources.parquet import ParquetSource
 from pipelines.ingest.sources.records import RecordSource
@@ -96,10 +97,10 @@ def from_file(path: Path) -> Input:
         what = "no regular file" if path.exists() else "no such file"
         raise UsageError(f"{path}: {what}", "name a .jsonl or .parquet file, or give lines on stdin")
     if name.endswith(JsonLinesSource.extensions):
-        return Input(lambda: _records(JsonLinesSource("encode", path, _rules(ID_FIELDS[0]), _MAX_FILE_BYTES)))
+        return Input(lambda: _records(path, JsonLinesSource, _rules(ID_FIELDS[0])))
     if name.endswith(ParquetSource.extensions):
         rules = _rules(_id_column(path))
-        return Input(lambda: _records(ParquetSource("encode", path, rules, _MAX_FILE_BYTES)))
+        return Input(lambda: _records(path, ParquetSource, rules))
     known = ", ".join(JsonLinesSource.extensions + ParquetSource.extensions)
     raise UsageError(f"{path}: its extension is not one of {known}", "rename it, or give plain lines on stdin")
 
@@ -108,14 +109,15 @@ def _rules(id_field: str) -> DocumentRules:
     return DocumentRules("encode", id_field=id_field, text_field=TEXT_FIELD, max_document_bytes=MAX_TEXT_BYTES)
 
 
-def _records(source: RecordSource) -> Iterator[Text]:
-    file = source.path.resolve()  # a link may name it: whoever typed the path chose it
+def _records(path: Path, kind: type[RecordSource], rules: DocumentRules) -> Iterator[Text]:
+    source = kind("encode", LocalTree(path), rules, _MAX_FILE_BYTES)
+    file = path.resolve()  # a link may name it: whoever typed the path chose it
     try:
-        for number, payload, size in source.records(file.parent, file.name):
+        for number, payload, size in source.records(file.name):
             if payload is None or payload.strip():
-                yield _record(payload, size, f"{source.path} {source.unit} {number}")
+                yield _record(payload, size, f"{path} {source.unit} {number}")
     except DocumentError as error:
-        raise UsageError(f"{source.path}: {error.message}", error.remedy) from None
+        raise UsageError(f"{path}: {error.message}", error.remedy) from None
 
 
 def _record(payload: bytes | None, size: int, place: str) -> Text:

@@ -12,6 +12,7 @@ from typing import Any
 from m3core.errors import DocumentError, UsageError
 from pipelines.evaluate.problems import Problem, Problems
 from pipelines.ingest.documents import DocumentRules
+from pipelines.ingest.sources.files import LocalTree
 from pipelines.ingest.sources.jsonl import JsonLinesSource
 from pipelines.ingest.sources.parquet import ParquetSource
 from pipelines.ingest.sources.records import RecordSource
@@ -31,18 +32,18 @@ def records(path: Path, columns: tuple[str, str], problems: Problems) -> Iterato
     Raises UsageError if the file is damaged, too large, or lacks a column.
     """
     source = _source(path, columns)
-    yield from _read(source, _object, problems)
+    yield from _read(path, source, _object, problems)
 
 
 def lines(path: Path, problems: Problems) -> Iterator[tuple[str, str]]:
     """(place, line) of a text file, plain or gzip. Raises UsageError as `records`."""
-    source = JsonLinesSource("eval", path, _rules(("_id", "text")), _NO_LIMIT)
-    yield from _read(source, _line, problems)
+    source = JsonLinesSource("eval", LocalTree(path), _rules(("_id", "text")), _NO_LIMIT)
+    yield from _read(path, source, _line, problems)
 
 
 def _source(path: Path, columns: tuple[str, str]) -> RecordSource:
     kind = ParquetSource if path.name.lower().endswith(ParquetSource.extensions) else JsonLinesSource
-    return kind("eval", path, _rules(columns), _NO_LIMIT)
+    return kind("eval", LocalTree(path), _rules(columns), _NO_LIMIT)
 
 
 def _rules(columns: tuple[str, str]) -> DocumentRules:
@@ -55,15 +56,17 @@ def _rules(columns: tuple[str, str]) -> DocumentRules:
     )
 
 
-def _read(source: RecordSource, parse: Callable[[bytes], Any], problems: Problems) -> Iterator[tuple[str, Any]]:
-    file = source.path.resolve()  # a link may name it: whoever typed the path chose it
+def _read(
+    path: Path, source: RecordSource, parse: Callable[[bytes], Any], problems: Problems
+) -> Iterator[tuple[str, Any]]:
+    file = path.resolve()  # a link may name it: whoever typed the path chose it
     total = 0
     try:
-        for number, payload, size in source.records(file.parent, file.name):
+        for number, payload, size in source.records(file.name):
             total += size
             if total > MAX_FILE_BYTES:
-                raise UsageError(f"{source.path} has more than {MAX_FILE_BYTES:,} bytes", "evaluate a part of it")
-            place = f"{source.path.name} {source.unit} {number}"
+                raise UsageError(f"{path} has more than {MAX_FILE_BYTES:,} bytes", "evaluate a part of it")
+            place = f"{path.name} {source.unit} {number}"
             try:
                 if payload is None:
                     raise DocumentError(f"{size:,} bytes; a text has at most {MAX_TEXT_BYTES:,}")
@@ -73,7 +76,7 @@ def _read(source: RecordSource, parse: Callable[[bytes], Any], problems: Problem
                 problems.add(Problem.BROKEN_ROW, f"{place} ({error.message})")
     except DocumentError as error:
         needed = f"{source.rules.id_field} and {source.rules.text_field}"
-        raise UsageError(f"{source.path}: {error.message}", f"fetch or write it again, with {needed}") from None
+        raise UsageError(f"{path}: {error.message}", f"fetch or write it again, with {needed}") from None
 
 
 def _object(payload: bytes) -> dict[str, Any]:

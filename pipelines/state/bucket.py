@@ -1,4 +1,4 @@
-"""A prefix of a bucket, `s3://bucket/prefix` or `gs://bucket/prefix`, through obstore.
+"""A prefix of a bucket, `s3://bucket/prefix` or `gs://bucket/prefix`, through obstore: of the state, or of a source.
 
 Credentials and addresses are the environment's, as for every other program (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL,
 GOOGLE_APPLICATION_CREDENTIALS, ...); nothing secret is in a configuration. A request and its retries take at most a
@@ -29,6 +29,10 @@ class BucketError(StateError):
 
     code = "storage"
     exit_code = ExitCode.UNREACHABLE
+
+
+class ForbiddenError(BucketError):
+    """One object may not be read; others may be."""
 
 
 class ChangedError(Exception):
@@ -65,23 +69,23 @@ class Bucket:
     store: ObjectStore
 
     @classmethod
-    def open(cls, url: str) -> Bucket:
-        """Nothing is asked yet. ConfigError, MissingExtraError."""
+    def open(cls, url: str, key: str = "storage.url") -> Bucket:
+        """Nothing is asked yet; `key` is the configuration's for it. ConfigError, MissingExtraError."""
         if not url.startswith(SCHEMES):
-            raise ConfigError(f"storage.url = {url[:80]!r}: an address begins with s3:// or gs://", "correct it")
+            raise ConfigError(f"{key} = {url[:80]!r}: an address begins with s3:// or gs://", "correct it")
         try:
             from obstore.exceptions import BaseError
             from obstore.store import from_url
         except ImportError as error:
             raise MissingExtraError(
-                "state in a bucket needs obstore", "pip install 'threefold[bucket]', or leave storage.url out"
+                f"{key}: a bucket needs obstore", f"pip install 'threefold[bucket]', or leave {key} out"
             ) from error
         retry: Any = {"max_retries": 4, "retry_timeout": timedelta(seconds=_RETRY_SECONDS)}
         client: Any = {"timeout": timedelta(seconds=_REQUEST_SECONDS), "allow_http": True}
         try:
             return cls(url, from_url(url, client_options=client, retry_config=retry))
         except (BaseError, ValueError) as error:
-            raise ConfigError(f"storage.url = {url[:80]!r}: {_first_line(error)}", "correct it") from error
+            raise ConfigError(f"{key} = {url[:80]!r}: {_first_line(error)}", "correct it") from error
 
     def get(self, key: str) -> tuple[bytes, Version] | None:
         """An object and its version; None if there is none."""
@@ -93,6 +97,36 @@ class Bucket:
                 return bytes(found.bytes()), Version.of(found.meta)
         except FileNotFoundError:
             return None
+
+    def look(self, key: str) -> tuple[int, Version] | None:
+        """Size and version of an object; None if there is none. The key "" is the address itself."""
+        import obstore
+
+        try:
+            with self._asking(key):
+                meta = obstore.head(self.store, key)
+                return int(meta["size"]), Version.of(meta)
+        except FileNotFoundError:
+            return None
+
+    def read(self, key: str, first: int, last: int, e_tag: str) -> bytes:
+        """Bytes `first` to `last` (not in it) of an object that is still in this version.
+
+        ChangedError if it is not, FileNotFoundError if it is gone, ForbiddenError if it is closed to this reader.
+        """
+        import obstore
+        from obstore.exceptions import PermissionDeniedError, PreconditionError
+
+        try:
+            with self._asking(key):
+                found = obstore.get(self.store, key, options={"range": (first, last), "if_match": e_tag})
+                return found.bytes().to_bytes()
+        except PreconditionError as error:
+            raise ChangedError(key) from error
+        except BucketError as error:
+            if isinstance(error.__cause__, PermissionDeniedError):
+                raise ForbiddenError(error.message, error.remedy) from error
+            raise
 
     def put(self, key: str, data: bytes | Path) -> Version:
         """Write an object, whatever was there."""
@@ -170,7 +204,7 @@ class Bucket:
 
 def _failed(url: str, key: str, error: BaseException) -> BucketError:
     return BucketError(
-        f"{url}/{key}: {_first_line(error)}",
+        f"{f'{url}/{key}'.rstrip('/')}: {_first_line(error)}",
         "see whether the bucket is there and may be read and written, then run it again",
     )
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from m3core.errors import DocumentError, TrainingError, UsageError
 from pipelines.ingest.documents import DocumentRules
+from pipelines.ingest.sources.files import LocalTree
 from pipelines.ingest.sources.jsonl import JsonLinesSource
 from pipelines.ingest.sources.parquet import ParquetSource
 from pipelines.ingest.values import check_characters, kind_of, parse_json
@@ -206,10 +207,11 @@ def _records(path: Path) -> Iterator[tuple[str, object]]:
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, object]]:
-    source = JsonLinesSource("train", path, DocumentRules("train", max_document_bytes=MAX_ROW_BYTES), _NO_LIMIT)
+    rules = DocumentRules("train", max_document_bytes=MAX_ROW_BYTES)
+    source = JsonLinesSource("train", LocalTree(path), rules, _NO_LIMIT)
     file = path.resolve()  # a link may name it: whoever typed the path chose it
     try:
-        for number, payload, size in source.records(file.parent, file.name):
+        for number, payload, size in source.records(file.name):
             place = f"{path.name}:{number}"
             if payload is None:
                 yield place, DocumentError(f"it has {size:,} bytes; a row has at most {MAX_ROW_BYTES:,}")

@@ -97,10 +97,11 @@ def listing_of(divided: Divided, files: WorkFiles, config: Config, *, stopped: b
 def _check(config: Config, seen: Seen) -> None:
     for name, section in config.sources.items():
         if not seen.listed.get(name) and not seen.failed and not seen.skipped.get(PURGED):
-            raise SourceError(f"source {name}: {section.path} has no document", "correct path of the source")
+            remedy = f"correct {section.place_key} of the source"
+            raise SourceError(f"source {name}: {section.place} has no document", remedy)
         if seen.bytes.get(name, 0) > section.max_total_bytes:
             raise SourceError(
-                f"{section.path}: expands to more than {section.max_total_bytes:,} bytes (max_total_bytes)",
+                f"{section.place}: expands to more than {section.max_total_bytes:,} bytes (max_total_bytes)",
                 "raise max_total_bytes of the source or split it",
             )
 

@@ -28,7 +28,7 @@ from pipelines.ingest.runners.signs import Sign, Told
 from pipelines.ingest.runners.splits import kept_split, list_one, read_group
 from pipelines.ingest.session import Session
 from pipelines.ingest.shared import Shared
-from pipelines.ingest.sources import Source, open_source
+from pipelines.ingest.sources import Source, open_source, tree_of
 from pipelines.ingest.stop import StopFlag
 from pipelines.ingest.stores import Stores, for_writing, store_options
 from pipelines.ingest.waves import WaveLimits
@@ -151,9 +151,13 @@ class Worker:
         _check_temporary()
         host = socket.gethostname()
         for name, section in self.order.config.sources.items():
-            if not (self.order.base / section.path.expanduser()).exists():
+            try:
+                there = tree_of(name, section, self.order.base).exists()
+            except SourceError as error:
+                raise SourceError(f"source {name} on worker {host}: {error.message}", error.remedy) from None
+            if not there:
                 raise SourceError(
-                    f"source {name}: {section.path} is not there on worker {host}",
+                    f"source {name}: {section.place} is not there on worker {host}",
                     "mount it at the same place as on the launcher",
                 )
         with self.stores(self.order) as stores:

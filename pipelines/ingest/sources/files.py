@@ -3,39 +3,56 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 from m3core.errors import DocumentError, SourceError
 from pipelines.ingest.sources.protocol import SkipKind
+from pipelines.ingest.sources.tree import Found, Passed, printable, refusal, unsupported
 
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 # Opening a pipe must not wait for a writer; nothing is ever inherited by a child.
 _FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 _FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A regular file: its path below the root with `/`, and what changes when its content does."""
+@dataclass(frozen=True)
+class LocalTree:
+    """A folder or file of this machine. See `Tree`."""
 
-    path: str
-    size: int
-    stamp: str
+    path: Path
 
+    key: ClassVar[str] = "path"
+    stamps_return: ClassVar[bool] = False
 
-@dataclass(frozen=True, slots=True)
-class Passed:
-    """An entry that is not read, and why."""
+    def __str__(self) -> str:
+        return str(self.path)
 
-    path: str
-    kind: SkipKind
-    reason: str
+    def exists(self) -> bool:
+        """Whether anything is there."""
+        return self.path.exists()
+
+    def single(self) -> Found | None:
+        """The file, by the name that it has where a link leads; None for a folder."""
+        if self.path.is_dir():
+            return None
+        if not self.path.is_file():  # false for a device or a pipe, which is not opened
+            raise SourceError(f"{self.path}: no such file or folder", "correct path of the source")
+        file = self.path.resolve()  # the path itself may be a link: whoever wrote the configuration chose it
+        status = file.stat()
+        return Found(file.name, status.st_size, stamp_of(status))
+
+    def walk(self, extensions: tuple[str, ...]) -> Iterator[Found | Passed]:
+        """Folder by folder; see `walk`."""
+        return walk(self.path, extensions)
+
+    def open(self, path: str, stamp: str = "") -> AbstractContextManager[BinaryIO]:
+        """See `open_below`."""
+        is_root = self.path.is_dir() or not self.path.exists()
+        return open_below(self.path if is_root else self.path.resolve().parent, path, stamp)
 
 
 def walk(root: Path, extensions: tuple[str, ...]) -> Iterator[Found | Passed]:
@@ -82,10 +99,8 @@ def _look(
 ) -> Found | Passed | None:
     """What the entry is; None for a folder to go into."""
     path = "/".join(parts)
-    if entry.name.startswith("."):
-        return Passed(printable(path), SkipKind.HIDDEN, "its name begins with a dot")
-    if _UNPRINTABLE.search(entry.name):
-        return Passed(printable(path), SkipKind.NAME, "its name has control characters or is not UTF-8; rename it")
+    if (refused := refusal(entry.name)) is not None:
+        return Passed(printable(path), *refused)
     try:
         status = entry.stat(follow_symlinks=False)
     except OSError as error:
@@ -96,9 +111,7 @@ def _look(
         return None
     if not stat.S_ISREG(status.st_mode):
         return Passed(path, SkipKind.SPECIAL, f"{_special(status.st_mode)}, not a regular file")
-    if not entry.name.lower().endswith(extensions):
-        return Passed(path, SkipKind.UNSUPPORTED, f"its extension is not one of {', '.join(extensions)}")
-    return Found(path, status.st_size, stamp_of(status))
+    return unsupported(path, extensions) or Found(path, status.st_size, stamp_of(status))
 
 
 def _link_reason(root: Path, link: Path) -> str:
@@ -124,11 +137,6 @@ def _special(mode: int) -> str:
 def stamp_of(status: os.stat_result) -> str:
     """Size, modification and change time: a file whose stamp is the same is taken to be the same."""
     return f"{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}"
-
-
-def printable(path: str) -> str:
-    """A path for people: control characters and bytes that are not UTF-8 as escapes."""
-    return _UNPRINTABLE.sub(lambda found: f"\\x{ord(found.group()) & 0xFFFF:02x}", path)
 
 
 @contextmanager

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from m3core.errors import DocumentError, SourceError
 from m3core.types import Document
 from pipelines.ingest.documents import DocumentRules, document_from_text, too_large
 from pipelines.ingest.ids import text_hash
 from pipelines.ingest.parsing import decode_text, markdown_headings, normalise_newlines, title_of
-from pipelines.ingest.sources.files import Passed, open_below, walk
 from pipelines.ingest.sources.protocol import FilePart, SkipKind, Skipped, SourceItem, Split, SplitLimits
 from pipelines.ingest.sources.splitting import packed
+from pipelines.ingest.sources.tree import Passed, Tree
 
 PLAIN = (".txt", ".text")
 MARKDOWN = (".md", ".markdown")
@@ -25,13 +25,13 @@ class FolderSource:
     """See `Source`. A document's title is its first heading, else the file's name; its text has LF line ends."""
 
     name: str
-    root: Path
+    tree: Tree
     rules: DocumentRules
     max_total_bytes: int
     complete: bool = field(default=False, init=False)
 
     def items(self) -> Iterator[SourceItem | Skipped]:
-        """Regular text and Markdown files, and what was passed over; see `walk`."""
+        """Text and Markdown files, and what was passed over; see `Tree`."""
         settings = self._settings()
         for entry in self._entries():
             yield entry if isinstance(entry, Skipped) else self._item(entry, settings)
@@ -41,7 +41,7 @@ class FolderSource:
         return packed(self.name, self._entries(), limits)
 
     def split_items(self, split: Split) -> Iterator[SourceItem | Skipped]:
-        """Their items; nothing is opened: a file that changed since is refused when it is read."""
+        """Their items; nothing is opened."""
         settings = self._settings()
         return (self._item(part, settings) for part in split.parts)
 
@@ -49,7 +49,7 @@ class FolderSource:
         self.complete = False
         total, faults = 0, 0
         passed: Counter[str] = Counter()
-        for entry in walk(self.root, PLAIN + MARKDOWN):
+        for entry in self.tree.walk(PLAIN + MARKDOWN):
             if isinstance(entry, Passed):
                 faults += entry.kind is SkipKind.UNREADABLE
                 passed[_counted(entry)] += 1
@@ -58,13 +58,13 @@ class FolderSource:
             total += entry.size
             if total > self.max_total_bytes:
                 raise SourceError(
-                    f"{self.root}: more than {self.max_total_bytes:,} bytes of text (max_total_bytes)",
+                    f"{self.tree}: more than {self.max_total_bytes:,} bytes of text (max_total_bytes)",
                     "raise max_total_bytes of the source or split it",
                 )
             passed["read"] += 1
             yield FilePart(entry.path, entry.size, entry.stamp)
         if not passed["read"]:
-            raise _nothing(self.root, passed)
+            raise _nothing(self.tree, passed)
         self.complete = not faults
 
     def _item(self, part: FilePart, settings: str) -> SourceItem:
@@ -87,7 +87,8 @@ class FolderSource:
 
     def _document(self, item: SourceItem) -> Document:
         limit = self.rules.max_document_bytes
-        with open_below(self.root, item.locator) as file:
+        listed = item.stamp.rpartition("-")[0] if self.tree.stamps_return else ""  # see `_item`
+        with self.tree.open(item.locator, listed) as file:
             data = file.read(limit + 1)
         if len(data) > limit:
             raise too_large(max(item.size, len(data)), limit)
@@ -104,9 +105,9 @@ def _counted(entry: Passed) -> str:
     return PurePosixPath(entry.path).suffix.lower() or "no extension"
 
 
-def _nothing(root: Path, passed: Counter[str]) -> SourceError:
+def _nothing(tree: Tree, passed: Counter[str]) -> SourceError:
     found = ", ".join(f"{count:,} {what}" for what, count in passed.most_common(8) if count) or "nothing"
     return SourceError(
-        f"{root}: no file with one of {', '.join(PLAIN + MARKDOWN)}; found: {found}",
-        "correct path of the source, or set kind = jsonl or parquet",
+        f"{tree}: no file with one of {', '.join(PLAIN + MARKDOWN)}; found: {found}",
+        f"correct {tree.key} of the source, or set kind = jsonl or parquet",
     )

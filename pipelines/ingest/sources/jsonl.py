@@ -5,19 +5,17 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
-import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import BinaryIO, ClassVar, cast
+from typing import Any, BinaryIO, ClassVar, cast
 
 from m3core.errors import DocumentError
 from pipelines.ingest.metadata import MAX_METADATA_BYTES
-from pipelines.ingest.sources.files import Found, open_below
 from pipelines.ingest.sources.protocol import FilePart
 from pipelines.ingest.sources.records import RecordSource
 from pipelines.ingest.sources.splitting import byte_ranges
+from pipelines.ingest.sources.tree import Found
 
 # JSON may spell a code point of 2 or 4 bytes of UTF-8 with 6 or 12.
 _ESCAPED = 3
@@ -31,26 +29,26 @@ class JsonLinesSource(RecordSource):
     extensions: ClassVar[tuple[str, ...]] = (".jsonl", ".jsonl.gz", ".jsonl.zst")
     unit: ClassVar[str] = "line"
 
-    def records(self, root: Path, path: str) -> Iterator[tuple[int, bytes | None, int]]:
+    def records(self, path: str) -> Iterator[tuple[int, bytes | None, int]]:
         """Lines; see `RecordSource`."""
-        with open_below(root, path) as file, _decompressed(file, path) as stream:
+        with self.tree.open(path) as file, _decompressed(file, path) as stream:
             for number, (line, size) in enumerate(_lines(stream, self._limit, self.max_total_bytes), start=1):
                 yield number, line.removeprefix(codecs.BOM_UTF8) if line and number == 1 else line, size
 
-    def parts(self, root: Path, file: Found, most: int) -> Iterator[FilePart]:
+    def parts(self, file: Found, most: int) -> Iterator[FilePart]:
         """Ranges of bytes, each with the lines that begin in it; a compressed file is one part."""
         if file.path.lower().endswith(_COMPRESSED):
             yield FilePart(file.path, file.size, file.stamp)
             return
         yield from byte_ranges(file.path, file.size, file.stamp, most)
 
-    def part_records(self, root: Path, part: FilePart) -> Iterator[tuple[str, bytes | None, int]]:
+    def part_records(self, part: FilePart) -> Iterator[tuple[str, bytes | None, int]]:
         """Lines that begin in the part, numbered from its first byte; see `RecordSource`."""
         place = f"{part.first}+" if part.first else ""
         if not part.last:
-            yield from ((str(number), line, size) for number, line, size in self.records(root, part.path))
+            yield from ((str(number), line, size) for number, line, size in self.records(part.path))
             return
-        with open_below(root, part.path, part.stamp) as file:
+        with self.tree.open(part.path, part.stamp) as file:
             left = part.last - _to_line(file, part.first)
             for number, (line, size) in enumerate(_lines(file, self._limit, self.max_total_bytes), start=1):
                 if left <= 0:
@@ -105,5 +103,19 @@ def _decompressed(file: BinaryIO, path: str) -> Iterator[BinaryIO]:
 def _zstd(file: BinaryIO) -> io.BufferedReader:
     import pyarrow as pa
 
-    # The stream closes what it reads from: it gets a file object of its own.
-    return io.BufferedReader(pa.CompressedInputStream(os.fdopen(os.dup(file.fileno()), "rb"), "zstd"))
+    return io.BufferedReader(pa.CompressedInputStream(_Borrowed(file), "zstd"))
+
+
+class _Borrowed(io.RawIOBase):
+    """A file that stays open when the stream that reads from it closes it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)

@@ -6,13 +6,12 @@ import datetime
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 from m3core.errors import DocumentError
-from pipelines.ingest.sources.files import Found, open_below
 from pipelines.ingest.sources.protocol import FilePart
 from pipelines.ingest.sources.records import RecordSource
+from pipelines.ingest.sources.tree import Found
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,14 +30,14 @@ class ParquetSource(RecordSource):
     extensions: ClassVar[tuple[str, ...]] = (".parquet",)
     unit: ClassVar[str] = "row"
 
-    def records(self, root: Path, path: str) -> Iterator[tuple[int, bytes | None, int]]:
+    def records(self, path: str) -> Iterator[tuple[int, bytes | None, int]]:
         """Rows of one file; see `RecordSource`."""
-        with _opened(root, path) as file:
+        with self._opened(path) as file:
             yield from self._rows(file)
 
-    def parts(self, root: Path, file: Found, most: int) -> Iterator[FilePart]:
+    def parts(self, file: Found, most: int) -> Iterator[FilePart]:
         """Runs of row groups, as large as they are when read; see `RecordSource`."""
-        with _opened(root, file.path) as opened:
+        with self._opened(file.path) as opened:
             metadata = self._parquet(opened).metadata
         first = size = 0
         for number in range(metadata.num_row_groups):
@@ -50,11 +49,21 @@ class ParquetSource(RecordSource):
         if metadata.num_row_groups:
             yield FilePart(file.path, size, file.stamp, first, metadata.num_row_groups)
 
-    def part_records(self, root: Path, part: FilePart) -> Iterator[tuple[str, bytes | None, int]]:
+    def part_records(self, part: FilePart) -> Iterator[tuple[str, bytes | None, int]]:
         """Rows of some row groups, numbered in the whole file; see `RecordSource`."""
-        with _opened(root, part.path, part.stamp) as file:
+        with self._opened(part.path, part.stamp) as file:
             for number, payload, size in self._rows(file, range(part.first, part.last)):
                 yield str(number), payload, size
+
+    @contextmanager
+    def _opened(self, path: str, stamp: str = "") -> Iterator[BinaryIO]:
+        import pyarrow as pa
+
+        with self.tree.open(path, stamp) as file:
+            try:
+                yield file
+            except (pa.ArrowException, OSError):
+                raise DocumentError("damaged or no Parquet file", "write or fetch the file again") from None
 
     def _parquet(self, file: BinaryIO) -> pq.ParquetFile:
         import pyarrow.parquet as pq
@@ -100,17 +109,6 @@ class ParquetSource(RecordSource):
             return _NO_TEXT, 1
         payload = json.dumps(record, ensure_ascii=False, default=_spelled).encode()
         return payload, len(payload)
-
-
-@contextmanager
-def _opened(root: Path, path: str, stamp: str = "") -> Iterator[BinaryIO]:
-    import pyarrow as pa
-
-    with open_below(root, path, stamp) as file:
-        try:
-            yield file
-        except (pa.ArrowException, OSError):
-            raise DocumentError("damaged or no Parquet file", "write or fetch the file again") from None
 
 
 def _batch_rows(metadata: pq.FileMetaData) -> int:

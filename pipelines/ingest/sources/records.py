@@ -6,29 +6,28 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
-from pathlib import Path
 from typing import Any, ClassVar
 
 from m3core.errors import DocumentError, SourceError
 from m3core.types import Document
 from pipelines.ingest.documents import DocumentRules, document_from_record, identity_of, too_large
 from pipelines.ingest.ids import text_hash
-from pipelines.ingest.sources.files import Found, Passed, stamp_of, walk
 from pipelines.ingest.sources.protocol import FilePart, SkipKind, Skipped, SourceItem, Split, SplitLimits
 from pipelines.ingest.sources.splitting import packed
+from pipelines.ingest.sources.tree import Found, Passed, Tree
 from pipelines.ingest.values import parse_json
 
 
 @dataclass
 class RecordSource(ABC):
-    """See `Source`. `path` is one file, or a folder of files with the known extensions.
+    """See `Source`. `tree` is one file, or files with the known extensions.
 
     An item carries its record as JSON, so that nothing is opened twice. A file that turns out to be damaged is listed
     as a fault, the records before the damage are kept, and the listing does not count as complete.
     """
 
     name: str
-    path: Path
+    tree: Tree
     rules: DocumentRules
     max_total_bytes: int
     complete: bool = field(default=False, init=False)
@@ -37,7 +36,7 @@ class RecordSource(ABC):
     unit: ClassVar[str]
 
     @abstractmethod
-    def records(self, root: Path, path: str) -> Iterator[tuple[int, bytes | None, int]]:
+    def records(self, path: str) -> Iterator[tuple[int, bytes | None, int]]:
         """Number (from 1), JSON and size in bytes of each record of one file.
 
         The JSON is None if it is over the limit; if it is blank, there is no record under that number.
@@ -52,14 +51,14 @@ class RecordSource(ABC):
         settings = text_hash(self.rules.canonical())[:16]
         total, listed = 0, 0
         faults: list[DocumentError] = []
-        for root, entry in self._files():
+        for entry in self._files():
             if isinstance(entry, Passed):
                 if entry.kind is SkipKind.UNREADABLE:
                     faults.append(DocumentError(f"{entry.path}: {entry.reason}", "give read access"))
                 yield Skipped(self.name, entry.path, entry.kind, entry.reason)
                 continue
             try:
-                for number, payload, size in self.records(root, entry.path):
+                for number, payload, size in self.records(entry.path):
                     total += size
                     if total > self.max_total_bytes:
                         raise self._too_much()
@@ -75,11 +74,11 @@ class RecordSource(ABC):
         self.complete = not faults
 
     @abstractmethod
-    def parts(self, root: Path, file: Found, most: int) -> Iterator[FilePart]:
+    def parts(self, file: Found, most: int) -> Iterator[FilePart]:
         """One file in parts of at most about `most` bytes; whole where it cannot be divided. Raises DocumentError."""
 
     @abstractmethod
-    def part_records(self, root: Path, part: FilePart) -> Iterator[tuple[str, bytes | None, int]]:
+    def part_records(self, part: FilePart) -> Iterator[tuple[str, bytes | None, int]]:
         """Place in the file, JSON and size of each record of a part; otherwise as `records`."""
 
     def splits(self, limits: SplitLimits) -> Iterator[Split | Skipped]:
@@ -89,10 +88,9 @@ class RecordSource(ABC):
     def split_items(self, split: Split) -> Iterator[SourceItem | Skipped]:
         """The records of some parts, in order; see `Source`. A file that changed since it was divided is a fault."""
         settings = text_hash(self.rules.canonical())[:16]
-        root = self._root()
         for part in split.parts:
             try:
-                for place, payload, size in self.part_records(root, part):
+                for place, payload, size in self.part_records(part):
                     if payload is None or payload.strip():
                         yield self._item(f"{part.path}:{place}", payload, size, settings)
             except DocumentError as error:
@@ -101,14 +99,14 @@ class RecordSource(ABC):
     def _parts(self, most: int) -> Iterator[FilePart | Skipped]:
         self.complete = False
         total, faults, found = 0, 0, 0
-        for root, entry in self._files():
+        for entry in self._files():
             if isinstance(entry, Passed):
                 faults += entry.kind is SkipKind.UNREADABLE
                 yield Skipped(self.name, entry.path, entry.kind, entry.reason)
                 continue
             found += 1
             try:
-                for part in self.parts(root, entry, most):
+                for part in self.parts(entry, most):
                     total += part.size
                     if total > self.max_total_bytes:
                         raise self._too_much()
@@ -145,33 +143,22 @@ class RecordSource(ABC):
             raise DocumentError(f"the {self.unit} is no object of fields", "give one JSON object per document")
         return record
 
-    def _files(self) -> Iterator[tuple[Path, Found | Passed]]:
-        if self.path.is_dir():
-            for entry in walk(self.path, self.extensions):
-                yield self.path, entry
-            return
-        if not self.path.is_file():  # false for a device or a pipe, which is not opened
-            raise SourceError(f"{self.path}: no such file or folder", "correct path of the source")
-        file = self.path.resolve()  # the path itself may be a link: whoever wrote the configuration chose it
-        status = file.stat()
-        yield file.parent, Found(file.name, status.st_size, stamp_of(status))
-
-    def _root(self) -> Path:
-        """The folder that parts of this source lie below."""
-        return self.path if self.path.is_dir() else self.path.resolve().parent
+    def _files(self) -> Iterator[Found | Passed]:
+        one = self.tree.single()
+        return self.tree.walk(self.extensions) if one is None else iter((one,))
 
     def _too_much(self) -> SourceError:
         return SourceError(
-            f"{self.path}: expands to more than {self.max_total_bytes:,} bytes (max_total_bytes)",
+            f"{self.tree}: expands to more than {self.max_total_bytes:,} bytes (max_total_bytes)",
             "raise max_total_bytes of the source or split it",
         )
 
     def _nothing(self, faults: list[DocumentError]) -> SourceError:
         if faults:
-            return SourceError(f"{self.path}: nothing could be read: {faults[0].message}", faults[0].remedy)
+            return SourceError(f"{self.tree}: nothing could be read: {faults[0].message}", faults[0].remedy)
         return SourceError(
-            f"{self.path}: no {self.unit} in any file with one of {', '.join(self.extensions)}",
-            "correct path of the source",
+            f"{self.tree}: no {self.unit} in any file with one of {', '.join(self.extensions)}",
+            f"correct {self.tree.key} of the source",
         )
 
 

@@ -65,6 +65,14 @@ def test_the_storage_path_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.
     assert loaded.config.storage.path == Path("/home/ann/m3")
 
 
+@pytest.mark.parametrize("url", ["s3://notes", "gs://notes/", "s3://notes/a b/@c/ü.parquet"])
+def test_a_source_may_lie_in_a_bucket(tmp_path: Path, url: str) -> None:
+    source = load(tmp_path, MINIMAL.replace('path = "./docs"', f'url = "{url}"')).config.sources["docs"]
+    assert (source.path, source.place, source.place_key) == (None, url, "url")
+    moved = {"M3_SOURCES__DOCS__PATH": "", "M3_SOURCES__DOCS__URL": url}
+    assert load(tmp_path, MINIMAL, moved).config.sources["docs"] == source
+
+
 def test_without_a_path_the_environment_names_the_file_then_m3_toml(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,7 +149,38 @@ def test_without_a_path_the_environment_names_the_file_then_m3_toml(
         (
             MINIMAL.replace('path = "./docs"\n', ""),
             "m3.toml:4 sources.docs.path is missing",
-            "add path to [sources.docs]",
+            "add path to [sources.docs], or url for a bucket",
+        ),
+        (
+            MINIMAL + 'url = "s3://notes/all"\n',
+            'm3.toml:7 sources.docs.url = "s3://notes/all": path = "docs" is given too',
+            "a source lies in one place: leave one of the two out",
+        ),
+        (
+            MINIMAL.replace('path = "./docs"', 'path = "s3://notes/all"'),
+            'm3.toml:6 sources.docs.path = "s3:/notes/all": must be a folder or file of this machine',
+            "write the address as url of [sources.docs]",
+        ),
+        *(
+            (
+                MINIMAL.replace('path = "./docs"', f'url = "{url}"'),
+                f'm3.toml:6 sources.docs.url = "{url}": must be s3:// or gs://, a bucket, and at most a prefix',
+                "write it as s3://BUCKET/PREFIX; ? and # in a prefix are %3F and %23",
+            )
+            for url in (
+                "docs",
+                "https://notes/all",
+                "s3:/notes",
+                "s3://",
+                "s3:///all",
+                "gs://notes/a?b",
+                "s3://notes#a",
+            )
+        ),
+        (
+            MINIMAL.replace('path = "./docs"', 'url = "s3://key:hunter2@notes/all"'),
+            "m3.toml:6 sources.docs.url must not hold credentials",
+            "they come from the environment, as AWS_ACCESS_KEY_ID",
         ),
         ('[collection]\nname = "docs"\n', "m3.toml sources is missing", "add a table [sources.NAME]"),
         (

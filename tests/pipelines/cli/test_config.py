@@ -36,6 +36,7 @@ model.precision = "auto"                               default
 model.long_pooling = none                              default
 sources.docs.kind = "folder"                           m3.toml:5
 sources.docs.path = "docs"                             m3.toml:6
+sources.docs.url = ""                                  default
 sources.docs.tenant = "default"                        default
 sources.docs.allowed_tenants = []                      default
 sources.docs.acl = ["everyone"]                        m3.toml:7

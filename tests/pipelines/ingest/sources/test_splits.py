@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pipelines.ingest.documents import DocumentRules
 from pipelines.ingest.sources import Skipped, Source, SourceItem, Split, SplitLimits
+from pipelines.ingest.sources.files import LocalTree
 from pipelines.ingest.sources.folder import FolderSource
 from pipelines.ingest.sources.jsonl import JsonLinesSource
 from pipelines.ingest.sources.parquet import ParquetSource
@@ -47,7 +48,7 @@ def test_any_cut_of_json_lines_has_every_line_once(
 ) -> None:
     file = tmp_path_factory.mktemp("lines") / "rows.jsonl"
     file.write_bytes((b"\xef\xbb\xbf" if bom else b"") + b"{}\n" + b"\n".join(lines) + end)
-    source = JsonLinesSource("rows", file, RULES, TOTAL)
+    source = JsonLinesSource("rows", LocalTree(file), RULES, TOTAL)
     splits, found = split_up(source, SplitLimits(most, 3))
     assert found == listed(source)
     assert source.complete
@@ -58,7 +59,7 @@ def test_a_line_over_the_limit_is_one_refused_item_in_whatever_range_it_begins(t
     rules = DocumentRules(tenant="default", acl=("everyone",), max_document_bytes=1)
     rows = [b'{"a":1}', b"x" * 300_000, b'{"a":2}']
     (tmp_path / "rows.jsonl").write_bytes(b"\n".join(rows))
-    source = JsonLinesSource("rows", tmp_path / "rows.jsonl", rules, TOTAL)
+    source = JsonLinesSource("rows", LocalTree(tmp_path / "rows.jsonl"), rules, TOTAL)
     splits, found = split_up(source, SplitLimits(100_000))
     assert len(splits) == 4
     assert found == listed(source)
@@ -68,7 +69,7 @@ def test_a_line_over_the_limit_is_one_refused_item_in_whatever_range_it_begins(t
 def test_compressed_lines_are_one_part(tmp_path: Path) -> None:
     body = b"".join(json.dumps({"doc_id": str(number)}).encode() + b"\n" for number in range(200))
     (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(body))
-    source = JsonLinesSource("rows", tmp_path, RULES, TOTAL)
+    source = JsonLinesSource("rows", LocalTree(tmp_path), RULES, TOTAL)
     splits, found = split_up(source, SplitLimits(10))
     assert len(splits) == 1
     assert found == listed(source)
@@ -78,7 +79,7 @@ def test_compressed_lines_are_one_part(tmp_path: Path) -> None:
 def test_parquet_is_cut_by_row_groups_and_keeps_its_row_numbers(tmp_path: Path, groups: int) -> None:
     rows = [{"doc_id": f"d{number}", "text": f"text {number}" * 20} for number in range(100)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet", row_group_size=-(-100 // groups))
-    source = ParquetSource("rows", tmp_path / "rows.parquet", RULES, TOTAL)
+    source = ParquetSource("rows", LocalTree(tmp_path / "rows.parquet"), RULES, TOTAL)
     splits, found = split_up(source, SplitLimits(1000))
     assert len(splits) == (1 if groups == 1 else len(splits))
     assert (len(splits) > 1) == (groups > 1)
@@ -92,7 +93,7 @@ def test_a_folder_is_cut_by_count_and_bytes(tmp_path: Path) -> None:
     for number in range(25):
         (tmp_path / f"d{number:02}.md").write_text("word " * number)
     (tmp_path / "picture.png").write_bytes(b"")
-    source = FolderSource("docs", tmp_path, RULES, TOTAL)
+    source = FolderSource("docs", LocalTree(tmp_path), RULES, TOTAL)
     assert [len(split.parts) for split in split_up(source, SplitLimits(10_000, 10))[0]] == [10, 10, 5]
     splits, found = split_up(source, SplitLimits(200, 10))
     assert found == listed(source)
@@ -103,7 +104,7 @@ def test_a_folder_is_cut_by_count_and_bytes(tmp_path: Path) -> None:
 def test_a_file_that_changed_since_it_was_cut_is_a_fault(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"doc_id": "a"}\n' * 50)
-    source = JsonLinesSource("rows", file, RULES, TOTAL)
+    source = JsonLinesSource("rows", LocalTree(file), RULES, TOTAL)
     splits = [one for one in source.splits(SplitLimits(100)) if isinstance(one, Split)]
     file.write_text('{"doc_id": "b"}\n' * 60)
     (found,) = source.split_items(splits[1])
