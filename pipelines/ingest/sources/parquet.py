@@ -79,8 +79,7 @@ class ParquetSource(RecordSource):
             raise self._too_much()
         groups = range(parquet.metadata.num_row_groups) if groups is None else groups
         number = sum(parquet.metadata.row_group(before).num_rows for before in range(groups.start))
-        size = _batch_rows(parquet.metadata)
-        for batch in parquet.iter_batches(batch_size=size, row_groups=list(groups), columns=columns):
+        for batch in _batches(parquet, groups, columns):
             arrays = {name: batch.column(name) for name in columns}
             for row in range(batch.num_rows):
                 number += 1
@@ -109,6 +108,13 @@ class ParquetSource(RecordSource):
             return _NO_TEXT, 1
         payload = json.dumps(record, ensure_ascii=False, default=_spelled).encode()
         return payload, len(payload)
+
+
+def _batches(parquet: pq.ParquetFile, groups: range, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """Row group by row group: over several at once Arrow keeps what it has read of all, and one dictionary."""
+    rows = _batch_rows(parquet.metadata)
+    for group in groups:
+        yield from parquet.iter_batches(batch_size=rows, row_groups=[group], columns=columns)
 
 
 def _batch_rows(metadata: pq.FileMetaData) -> int:

@@ -301,6 +301,17 @@ def test_one_long_text_a_million_times_stays_small(tmp_path: Path) -> None:
         outcomes(source)
 
 
+def test_a_file_of_many_row_groups_is_in_memory_one_group_at_a_time(tmp_path: Path) -> None:
+    texts = pa.array([f"{number} " * 20_000 for number in range(400)])
+    data = pa.table({"doc_id": [str(number) for number in range(400)], "text": texts})
+    pq.write_table(data, tmp_path / "p.parquet", row_group_size=20, compression="none")
+    assert (tmp_path / "p.parquet").stat().st_size > 25_000_000
+    del data, texts
+    before = pa.total_allocated_bytes()
+    most = max(pa.total_allocated_bytes() for _ in source_of("parquet", tmp_path / "p.parquet").items())
+    assert most - before < 15_000_000
+
+
 def test_the_footer_is_believed_when_it_says_too_much(tmp_path: Path) -> None:
     pq.write_table(pa.table({"doc_id": ["a"], "text": ["x" * 5000]}), tmp_path / "p.parquet")
     with pytest.raises(SourceError, match=r"expands to more than 3,000 bytes"):
