@@ -204,10 +204,10 @@ class Bucket:
 
 def _failed(url: str, key: str, error: BaseException) -> BucketError:
     return BucketError(
-        f"{f'{url}/{key}'.rstrip('/')}: {_first_line(error)}",
+        f"{url.rstrip('/')}/{key}".rstrip("/") + f": {_first_line(error)}",
         "see whether the bucket is there and may be read and written, then run it again",
     )
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
