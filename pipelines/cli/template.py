@@ -72,7 +72,7 @@ def _source(name: str, source: Found, wishes: Wishes) -> list[str]:
     lines = [
         f"[sources.{toml_key(name)}]",
         _entry("kind", source.kind, _counted(source)),
-        _entry("path", _relative(source.path, wishes.base)),
+        _entry("path", _relative(source.path, wishes.base), 'or url = "s3://bucket/prefix" in its place'),
         _entry("tenant", wishes.tenant, "every document belongs to it"),
         *_acl(source),
     ]

@@ -26,7 +26,7 @@ name = "m3-small"                       # or a folder in BGE-M3's layout
 
 [sources.my_docs]
 kind = "folder"                         # 1 .md, 1 .txt; others, left out: 1
-path = "./My Docs"
+path = "./My Docs"                      # or url = "s3://bucket/prefix" in its place
 tenant = "default"                      # every document belongs to it
 # Who finds a document that does not name its readers itself. "everyone" is a principal like any
 # other: it is whom m3 search asks for unless --as says otherwise. Without an acl nothing is guessed:
