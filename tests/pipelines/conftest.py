@@ -31,3 +31,12 @@ def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Itera
         monkeypatch.setenv(f"AWS_{name}", value)
     with empty_bucket(s3_server, "m3-" + str(abs(hash(tmp_path)))) as bucket:
         yield bucket
+
+
+@pytest.fixture
+def state_url(s3: S3, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty bucket's prefix for the state of a collection, of which this process has no copy."""
+    from pipelines.state import mirror
+
+    monkeypatch.setattr(mirror, "_mirrors", {})
+    return f"{s3.url}/prod"

@@ -47,13 +47,20 @@ class DataflowEngine:
     clock: Callable[[], float] = time.monotonic
 
     def check(self) -> None:
-        """What a job cannot do without: settings, a bucket for the state, Google's libraries and credentials."""
+        """What a job cannot do without: settings, buckets for state and sources, Google's libraries and credentials."""
         section = section_of(self.config)
         if not self.config.storage.url:
             raise UsageError(
                 "--runner dataflow: storage.url is missing; workers see nothing of this machine's storage.path",
                 'set storage.url = "gs://BUCKET/PREFIX"; m3 ingest --runner dataflow --dry-run prints the job',
             )
+        for name, source in self.config.sources.items():
+            if not source.url:
+                raise UsageError(
+                    f"--runner dataflow: sources.{name}.path = {source.place!r} is on this machine, which workers do "
+                    "not see",
+                    f'copy it into a bucket and name it by url = "gs://..." in [sources.{name}]',
+                )
         if len(self.config.collection.name) + len("m3-") + _NAME_ROOM > MOST_NAME:
             raise RefusedError(
                 f"collection.name has {len(self.config.collection.name)} characters; a job's name has room for "

@@ -26,39 +26,31 @@ from pipelines.state.paths import StatePaths
 from tests.pipelines import fake_encoder
 from tests.pipelines.ingest.projects import EDGE, Project, document
 from tests.pipelines.operate.traces import traces
-from tests.pipelines.s3 import S3
 from tests.tiny import HIDDEN, MULTI_DIM
 
 
-@pytest.fixture
-def url(s3: S3, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An empty bucket's prefix."""
-    monkeypatch.setattr(mirror, "_mirrors", {})
-    return f"{s3.url}/prod"
-
-
-def paths_at(folder: Path, url: str) -> StatePaths:
+def paths_at(folder: Path, state_url: str) -> StatePaths:
     """The state folder of one machine."""
-    mirror.attach(folder, url)
+    mirror.attach(folder, state_url)
     return StatePaths.of(folder, "notes")
 
 
-def objects(url: str) -> dict[str, bytes]:
+def objects(state_url: str) -> dict[str, bytes]:
     """Everything in the bucket."""
-    found = Bucket.open(url)
+    found = Bucket.open(state_url)
     return {key: (found.get(key) or (b"",))[0] for key, _, _ in found.list("")}
 
 
-def downloaded(url: str, folder: Path) -> Path:
+def downloaded(state_url: str, folder: Path) -> Path:
     """Everything in the bucket as files of a folder."""
-    for key, data in objects(url).items():
+    for key, data in objects(state_url).items():
         (folder / key).parent.mkdir(parents=True, exist_ok=True)
         (folder / key).write_bytes(data)
     return folder
 
 
-def test_a_cell_is_replaced_only_in_the_version_that_was_read(url: str) -> None:
-    cell = ObjectCell(Bucket.open(url), "state/notes/collection.json")
+def test_a_cell_is_replaced_only_in_the_version_that_was_read(state_url: str) -> None:
+    cell = ObjectCell(Bucket.open(state_url), "state/notes/collection.json")
     assert cell.read() is None
     with pytest.raises(CellConflictError):
         cell.replace(b"one", "an etag")
@@ -73,8 +65,8 @@ def test_a_cell_is_replaced_only_in_the_version_that_was_read(url: str) -> None:
     assert cell.read() == (b"two", second)
 
 
-def test_one_machine_of_two_gets_the_lease(url: str, tmp_path: Path) -> None:
-    here, there = paths_at(tmp_path / "a", url), paths_at(tmp_path / "b", url)
+def test_one_machine_of_two_gets_the_lease(state_url: str, tmp_path: Path) -> None:
+    here, there = paths_at(tmp_path / "a", state_url), paths_at(tmp_path / "b", state_url)
     with acquire_lease(here) as lease:
         lease.renew()
         lease.check()
@@ -85,26 +77,26 @@ def test_one_machine_of_two_gets_the_lease(url: str, tmp_path: Path) -> None:
     assert not here.lease_file.exists()
 
 
-def test_a_renewal_whose_answer_was_lost_is_no_loss_of_the_lease(url: str, tmp_path: Path) -> None:
-    paths = paths_at(tmp_path / "a", url)
+def test_a_renewal_whose_answer_was_lost_is_no_loss_of_the_lease(state_url: str, tmp_path: Path) -> None:
+    paths = paths_at(tmp_path / "a", state_url)
     with acquire_lease(paths, ttl=600) as lease:
         value, version = cell_at(paths.lease_file).read() or (b"", "")
         cell_at(paths.lease_file).replace(value + b" ", version)
         lease.renew()
-        Bucket.open(url).delete(["state/notes/lease.json"])
-        with acquire_lease(paths_at(tmp_path / "b", url)), pytest.raises(LockedError, match="was lost to pid"):
+        Bucket.open(state_url).delete(["state/notes/lease.json"])
+        with acquire_lease(paths_at(tmp_path / "b", state_url)), pytest.raises(LockedError, match="was lost to pid"):
             lease.renew()
 
 
-def test_files_are_in_the_bucket_before_they_have_their_name(url: str, tmp_path: Path) -> None:
-    paths = paths_at(tmp_path / "a", url)
+def test_files_are_in_the_bucket_before_they_have_their_name(state_url: str, tmp_path: Path) -> None:
+    paths = paths_at(tmp_path / "a", state_url)
     paths.root.mkdir(parents=True)
     assert create_if_absent(paths.root / "one", b"1")
     write_atomic(paths.root / "two", b"2")
     write_atomic(paths.root / "three", b"3")
     (paths.root / "runs" / "000001" / "work").mkdir(parents=True)
     write_atomic(paths.root / "runs" / "000001" / "work" / "keys", b"of this machine")
-    other = paths_at(tmp_path / "b", url)
+    other = paths_at(tmp_path / "b", state_url)
     mirror.pull(other.root)
     assert {path.name: path.read_bytes() for path in other.root.iterdir()} == {"one": b"1", "two": b"2", "three": b"3"}
     assert not create_if_absent(other.root / "one", b"another")
@@ -120,8 +112,8 @@ def test_files_are_in_the_bucket_before_they_have_their_name(url: str, tmp_path:
     assert (other.root / "two").read_bytes() == b"22"
 
 
-def test_a_copy_that_was_cut_is_downloaded_again(url: str, tmp_path: Path) -> None:
-    paths = paths_at(tmp_path, url)
+def test_a_copy_that_was_cut_is_downloaded_again(state_url: str, tmp_path: Path) -> None:
+    paths = paths_at(tmp_path, state_url)
     paths.root.mkdir(parents=True)
     write_atomic(paths.root / "one", b"whole")
     (paths.root / "one").write_bytes(b"wh")
@@ -129,8 +121,8 @@ def test_a_copy_that_was_cut_is_downloaded_again(url: str, tmp_path: Path) -> No
     assert (paths.root / "one").read_bytes() == b"whole"
 
 
-def test_a_bucket_that_is_not_there_is_told(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = paths_at(tmp_path, url.replace("m3-", "none-"))
+def test_a_bucket_that_is_not_there_is_told(state_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = paths_at(tmp_path, state_url.replace("m3-", "none-"))
     with pytest.raises(BucketError, match="none-") as caught:
         acquire_lease(paths)
     assert caught.value.exit_code is ExitCode.UNREACHABLE
@@ -147,9 +139,11 @@ class TestTwoMachines:
     """Two folders with the same sources and one bucket; each has memory stores of its own."""
 
     @pytest.fixture
-    def machines(self, url: str, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> list[Project]:
+    def machines(
+        self, state_url: str, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> list[Project]:
         fake_encoder.install(monkeypatch, HIDDEN, MULTI_DIM)
-        made = [Project(tmp_path / name, tiny_model, {"storage": {"path": "copy", "url": url}}) for name in "ab"]
+        made = [Project(tmp_path / name, tiny_model, {"storage": {"path": "copy", "url": state_url}}) for name in "ab"]
         for project in made:
             project.write_many(6)
         return made

@@ -11,17 +11,14 @@ from pipelines.state.files import create_if_absent, make_folder, remove_files, w
 from pipelines.state.livecopy import LiveCopy, attach_live, copy_of_this_process
 from pipelines.state.mirror import fetch, names_in, refresh, size_of
 from pipelines.state.paths import StatePaths
-from tests.pipelines.state.test_bucket_state import server, url
-
-__all__ = ["server", "url"]
 
 
 @pytest.fixture
-def two(tmp_path: Path, url: str) -> tuple[StatePaths, StatePaths]:
+def two(tmp_path: Path, state_url: str) -> tuple[StatePaths, StatePaths]:
     """Live copies of one collection on two machines."""
     copies = [tmp_path / name for name in ("a", "b")]
     for root in copies:
-        attach_live(root, url)
+        attach_live(root, state_url)
     here, there = (StatePaths.of(root, "notes") for root in copies)
     return here, there
 
@@ -75,7 +72,7 @@ def test_vectors_come_when_they_are_read_and_the_oldest_make_room(two: tuple[Sta
 
 
 def test_what_launcher_and_workers_tell_each_other_is_in_nobody_elses_copy(
-    two: tuple[StatePaths, StatePaths], tmp_path: Path, url: str
+    two: tuple[StatePaths, StatePaths], tmp_path: Path, state_url: str
 ) -> None:
     here, there = (paths.run(1) / "work" / mirror.EXCHANGE for paths in two)
     make_folder(there)
@@ -85,17 +82,17 @@ def test_what_launcher_and_workers_tell_each_other_is_in_nobody_elses_copy(
     fetch(here.parent / "keys.parquet")
     assert [path.name for path in here.parent.rglob("*") if path.is_file()] == ["stop"]
     reader = tmp_path / "reader"
-    mirror.attach(reader, url)
+    mirror.attach(reader, state_url)
     mirror.pull(StatePaths.of(reader, "notes").root)
     assert not list(reader.rglob("stop"))
 
 
 def test_a_process_has_a_copy_of_its_own_and_removes_those_of_dead_ones(
-    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, state_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     dead = tmp_path / "m3-worker-dead"
     written(dead / "state" / "x", b"left")
     (dead / ".lock").touch()
-    first, second = copy_of_this_process(url), copy_of_this_process(url)
+    first, second = copy_of_this_process(state_url), copy_of_this_process(state_url)
     assert {path.name for path in tmp_path.iterdir()} == {first.name, second.name}

@@ -19,11 +19,9 @@ from pipelines.ingest.runners.watch import DeadlineError
 from tests.pipelines.ingest.projects import Project
 from tests.pipelines.ingest.runners.test_dataflow import DATAFLOW
 from tests.pipelines.ingest.runners.test_direct import change, end_state, fill, project_on, told
-from tests.pipelines.state.test_bucket_state import server, url
+from tests.pipelines.s3 import S3
 from tests.servers.dataflow import DataflowService, running_dataflow
 from tests.servers.running import Servers
-
-__all__ = ["server", "url"]
 
 
 @pytest.fixture
@@ -37,12 +35,25 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[DataflowService]:
 
 
 @pytest.fixture
-def project(tmp_path: Path, tiny_model: Path, servers: Servers, service: DataflowService, url: str) -> Project:
+def project(
+    tmp_path: Path, tiny_model: Path, servers: Servers, service: DataflowService, s3: S3, state_url: str
+) -> Project:
+    """A collection of which nothing but the configuration is on this machine."""
     made = project_on(servers, tmp_path / "on-dataflow", tiny_model)
-    made.settings["storage"] = {"path": "m3-data", "url": url}
+    made.settings["storage"] = {"path": "m3-data", "url": state_url}
     section = {"kind": "dataflow", "dataflow": {**DATAFLOW, "endpoint": service.url}}
     made.settings["runner"] = {**made.settings["runner"], **section}
+    for name, kind, key in (("docs", "folder", "docs"), ("rows", "jsonl", "rows.jsonl")):
+        made.settings["sources"][name] = {"kind": kind, "url": f"{s3.url}/{key}", "acl": ["everyone"]}
     return made
+
+
+def put(project: Project, s3: S3) -> None:
+    """What its sources are, into the bucket."""
+    s3.copy(project.docs, "docs")
+    s3.put("rows.jsonl", (project.base / "rows.jsonl").read_bytes())
+    if not (project.docs / "d005.md").exists():
+        s3.delete("docs/d005.md")
 
 
 def run(project: Project, **options: Any) -> Any:
@@ -55,12 +66,13 @@ def run(project: Project, **options: Any) -> Any:
 
 @pytest.mark.slow
 def test_a_job_ends_as_a_local_run_does(
-    project: Project, service: DataflowService, tmp_path: Path, tiny_model: Path, servers: Servers
+    project: Project, service: DataflowService, s3: S3, tmp_path: Path, tiny_model: Path, servers: Servers
 ) -> None:
     local = project_on(servers, tmp_path / "local", tiny_model)
     for step in (fill, change):
         for each in (local, project):
             step(each)
+        put(project, s3)
         assert told(run(project)) == told(local.ingest())
     assert end_state(project) == end_state(local)
     assert [job.state for job in service.jobs] == ["JOB_STATE_DONE"] * 2
@@ -73,10 +85,11 @@ def test_a_job_ends_as_a_local_run_does(
 
 
 def test_a_job_that_is_not_taken_says_why_and_quotes_nothing(
-    project: Project, service: DataflowService, monkeypatch: pytest.MonkeyPatch
+    project: Project, service: DataflowService, s3: S3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("apache_beam.utils.retry.Clock.sleep", lambda self, seconds: None)
     fill(project)
+    put(project, s3)
     service.refusing = True
     with pytest.raises(EngineError, match=r"Dataflow did not take the job \(403 \w+\)") as caught:
         run(project)
@@ -85,10 +98,11 @@ def test_a_job_that_is_not_taken_says_why_and_quotes_nothing(
 
 
 def test_a_job_over_its_deadline_is_cancelled(
-    project: Project, service: DataflowService, monkeypatch: pytest.MonkeyPatch
+    project: Project, service: DataflowService, s3: S3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipelines.ingest.runners.watch.GRACE_SECONDS", 0.1)
     fill(project)
+    put(project, s3)
     service.running = False
     project.settings["runner"]["deadline"] = 1.0
     with pytest.raises(DeadlineError, match="was cancelled"):
@@ -113,6 +127,11 @@ def test_what_is_missing_is_said_before_anything_starts(
     with pytest.raises(RefusedError, match=r"collection\.name has 40 characters"):
         DataflowEngine(project.config).check()
     project.settings["collection"] = {"name": "notes"}
+    source = project.settings["sources"]["docs"]
+    project.settings["sources"]["docs"] = {"kind": "folder", "path": "docs", "acl": ["everyone"]}
+    with pytest.raises(UsageError, match=r"sources\.docs\.path = 'docs' is on this machine"):
+        DataflowEngine(project.config).check()
+    project.settings["sources"]["docs"] = source
     del project.settings["storage"]["url"]
     with pytest.raises(UsageError, match=r"storage\.url is missing"):
         DataflowEngine(project.config).check()
