@@ -31,7 +31,7 @@ def _fresh_worker(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, pytest.param(4, marks=pytest.mark.flink)])
+@pytest.mark.parametrize("workers", [1, pytest.param(4, marks=pytest.mark.nightly)])
 def test_it_ends_where_a_local_run_ends(
     tmp_path: Path, tiny_model: Path, servers: Servers, state_url: str, workers: int
 ) -> None:
