@@ -39,7 +39,7 @@ test: $(DEV)
 	$(BIN)/m3 models pull m3-small
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not nightly and not flink" $(PYTEST_ARGS)
 
-# In one process: the cluster has two slots, and the machine as a rule two cores. It takes some twelve minutes; the limit is
+# In one process: the cluster has two slots, and the machine as a rule two cores. It takes some ten minutes; the limit is
 # for a cluster that hangs, so that a slow machine is no failure.
 test-flink: $(DEV)
 	$(BIN)/m3 models pull m3-small

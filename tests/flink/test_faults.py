@@ -23,7 +23,7 @@ from tests.servers.running import Servers
 
 pytestmark = pytest.mark.flink
 
-_DOCUMENTS = 300
+_DOCUMENTS = 200
 
 
 @pytest.fixture

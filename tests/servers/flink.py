@@ -104,9 +104,9 @@ class FlinkCluster:
         self._start("task-manager", command).wait_until(lambda: self.free_slots() >= self.slots, _START_SECONDS)
 
     def start_job_server(self, master: str = "") -> None:
-        """Beam's job server; `master` is another cluster's address."""
+        """Beam's job server; `master` is the address of another cluster, which it gives up after a few tries."""
         main = "org.apache.beam.runners.flink.FlinkJobServerDriver"
-        options = {
+        options: dict[str, Any] = {
             "flink-master": master or f"127.0.0.1:{self.rest_port}",
             "job-host": "127.0.0.1",
             "job-port": self.job_port,
@@ -114,6 +114,10 @@ class FlinkCluster:
             "expansion-port": self.expansion_port,
             "artifacts-dir": self.folder / "artifacts",
         }
+        if master:
+            options["flink-conf-dir"] = self.folder / "impatient"
+            options["flink-conf-dir"].mkdir(exist_ok=True)
+            (options["flink-conf-dir"] / "flink-conf.yaml").write_text("rest.retry.max-attempts: 3\n")
         flags = [f"--{name}={value}" for name, value in options.items()]
         command = [*self._java("384m"), "-cp", self._jars("job-server"), main, *flags]
         self._start("job-server", command).wait_until(lambda: listens(self.job_port), _START_SECONDS)
