@@ -44,6 +44,21 @@ def _local(path: Path) -> Path:
     return path
 
 
+def _check_address(at: str, url: str) -> None:
+    if "@" in url.partition("://")[2].partition("/")[0]:
+        # The value is not shown: it may be the secret itself.
+        raise broken_rule(at, "must not hold credentials", "they come from the environment, as AWS_ACCESS_KEY_ID")
+    if not _BUCKET_URL.fullmatch(url):  # whatever follows ? or # would be dropped without a word
+        rule = f"= {toml_value(url[:80])}: must be s3:// or gs://, a bucket, and at most a prefix"
+        raise broken_rule(at, rule, "write it as s3://BUCKET/PREFIX; ? and # in a prefix are %3F and %23")
+
+
+def _state_address(url: str) -> str:
+    if url:
+        _check_address("storage.url", url)
+    return url
+
+
 class StorageSection(Section):
     """Where state and embedded stores live on this machine."""
 
@@ -55,8 +70,8 @@ class StorageSection(Section):
     ] = Path("m3-data")
     url: Annotated[
         str,
+        AfterValidator(_state_address),
         Field(
-            pattern="^$|^(s3|gs)://[^/]+",
             max_length=500,
             description="bucket and prefix that keep the state, s3:// or gs://; `path` is then this machine's copy",
         ),
@@ -159,15 +174,6 @@ def _check_place(at: str, path: Path | None, url: str) -> None:
     elif path.parts and path.parts[0] in _BUCKETS:
         rule = f"= {toml_value(str(path)[:80])}: must be a folder or file of this machine"
         raise broken_rule(f"{at}.path", rule, f"write the address as url of [{at}]")
-
-
-def _check_address(at: str, url: str) -> None:
-    if "@" in url.partition("://")[2].partition("/")[0]:
-        # The value is not shown: it may be the secret itself.
-        raise broken_rule(at, "must not hold credentials", "they come from the environment, as AWS_ACCESS_KEY_ID")
-    if not _BUCKET_URL.fullmatch(url):  # whatever follows ? or # would be dropped without a word
-        rule = f"= {toml_value(url[:80])}: must be s3:// or gs://, a bucket, and at most a prefix"
-        raise broken_rule(at, rule, "write it as s3://BUCKET/PREFIX; ? and # in a prefix are %3F and %23")
 
 
 class ChunkingSection(Section):

@@ -180,16 +180,6 @@ class Bucket:
             for meta in obstore.list_with_delimiter(self.store, folder)["objects"]:
                 yield str(meta["path"]), Version.of(meta)
 
-    def size(self, key: str) -> int | None:
-        """Bytes of an object; None if there is none."""
-        import obstore
-
-        try:
-            with self._asking(key):
-                return int(obstore.head(self.store, key)["size"])
-        except FileNotFoundError:
-            return None
-
     @contextmanager
     def _asking(self, key: str) -> Iterator[None]:
         from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError

@@ -85,10 +85,10 @@ class LiveCopy(Mirror):
         except FileNotFoundError:
             key = self.key(path)
             if key not in self._sizes:
-                size = self.bucket.size(key) if self.keeps(path) else None
-                if size is None:
+                seen = self.bucket.look(key) if self.keeps(path) else None
+                if seen is None:
                     raise
-                self._sizes[key] = size
+                self._sizes[key] = seen[0]
             return self._sizes[key]
 
     def names(self, folder: Path, pattern: str) -> set[str]:

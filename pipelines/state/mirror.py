@@ -120,13 +120,13 @@ class Mirror:
                     there[key] = version
                     if known.get(key) == version and _size(self.root / key) != size:
                         del known[key]
-        for key in known.keys() - there.keys():
-            if key.split("/")[1] == collection:
-                (self.root / key).unlink(missing_ok=True)
+        kept = {key: at for key, at in known.items() if key.split("/")[1] != collection or not self.wants(key)}
+        for key in known.keys() - there.keys() - kept.keys():
+            (self.root / key).unlink(missing_ok=True)
         wanted = [key for key, version in there.items() if known.get(key) != version]
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             list(pool.map(self._download, wanted))
-        self._write_index({**{key: at for key, at in known.items() if key.split("/")[1] != collection}, **there})
+        self._write_index({**kept, **there})
         return len(wanted)
 
     @cached_property

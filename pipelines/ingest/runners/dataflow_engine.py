@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -91,7 +91,7 @@ class DataflowEngine:
         try:
             ended = follow(state, watch, lambda: self.sleep(_POLL_SECONDS))
         except BaseException:
-            with quiet_beam(), _telling("did not cancel the job"):
+            with suppress(EngineError), quiet_beam(), _telling("did not cancel the job"):  # what ended the run matters
                 result.cancel()
             raise
         if ended != PipelineState.DONE:
@@ -118,6 +118,7 @@ def _submit(build: Build, order: Order, section: DataflowSection) -> Any:
 @contextmanager
 def _telling(what: str) -> Iterator[None]:
     """EngineError in place of what Google's libraries raise, without their text: it quotes requests."""
+    from apache_beam.runners.dataflow.dataflow_runner import DataflowRuntimeException
     from google.api_core.exceptions import GoogleAPICallError
     from google.auth.exceptions import GoogleAuthError
 
@@ -127,6 +128,8 @@ def _telling(what: str) -> Iterator[None]:
         said = f"{error.code or ''} {type(error).__name__}".strip()
         remedy = "see the rights of this account and whether the API is on"
         raise EngineError(f"Dataflow {what} ({said})", remedy) from None
+    except DataflowRuntimeException:
+        raise EngineError(f"Dataflow {what}", "see its page in Google's console") from None
     except GoogleAuthError as error:
         raise EngineError(f"Dataflow {what} ({type(error).__name__})", _CREDENTIALS) from None
     except OSError as error:

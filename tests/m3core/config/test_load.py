@@ -182,6 +182,16 @@ def test_without_a_path_the_environment_names_the_file_then_m3_toml(
             "m3.toml:6 sources.docs.url must not hold credentials",
             "they come from the environment, as AWS_ACCESS_KEY_ID",
         ),
+        (
+            MINIMAL + '[storage]\nurl = "s3://key:hunter2@notes/all"\n',
+            "m3.toml:8 storage.url must not hold credentials",
+            "they come from the environment, as AWS_ACCESS_KEY_ID",
+        ),
+        (
+            MINIMAL + '[storage]\nurl = "s3://notes/all?x"\n',
+            'm3.toml:8 storage.url = "s3://notes/all?x": must be s3:// or gs://, a bucket, and at most a prefix',
+            "write it as s3://BUCKET/PREFIX; ? and # in a prefix are %3F and %23",
+        ),
         ('[collection]\nname = "docs"\n', "m3.toml sources is missing", "add a table [sources.NAME]"),
         (
             MINIMAL + '[fields]\nyear = "int"\n',

@@ -71,6 +71,24 @@ def test_vectors_come_when_they_are_read_and_the_oldest_make_room(two: tuple[Sta
     assert {path.name for path in here.iterdir()} == set(names)
 
 
+def test_what_a_whole_copy_has_stays_when_it_becomes_a_live_one(
+    two: tuple[StatePaths, StatePaths], state_url: str
+) -> None:
+    here, there = two
+    name = f"{1:064x}.parquet"
+    written(there.lake("float-1") / name, b"x")
+    gone = written(there.manifest(1) / "delta-1.json", b"x")
+    root = here.root.parent.parent
+    mirror.attach(root, state_url)
+    mirror.pull(here.root)
+    attach_live(root, state_url)
+    remove_files([gone])
+    mirror.pull(here.root)
+    assert [path.name for path in here.root.rglob("*") if path.is_file()] == [name]
+    mirror.attach(root, state_url)
+    assert mirror.mirror_of(here.root).pull("notes") == 0, "it is known as what it is"  # type: ignore[union-attr]
+
+
 def test_what_launcher_and_workers_tell_each_other_is_in_nobody_elses_copy(
     two: tuple[StatePaths, StatePaths], tmp_path: Path, state_url: str
 ) -> None:
