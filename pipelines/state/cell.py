@@ -10,15 +10,21 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from m3core.errors import LockedError
 from pipelines.state.bucket import Bucket, ChangedError, Version
 from pipelines.state.files import make_folder, reporting_write_errors, write_atomic
 from pipelines.state.mirror import mirror_of
+
+# The lock is held for a read and a write. Who holds it longer was stopped in between, and may stay so for ever.
+_PATIENCE_SECONDS = 60.0
+_RETRY_SECONDS = 0.01
 
 
 class CellConflictError(Exception):
@@ -53,7 +59,8 @@ class FileCell:
         return value, _version(value)
 
     def replace(self, value: bytes, expected: str | None) -> str:
-        """Write `value` if the version is still `expected`; CellConflictError if not, DiskFullError without room."""
+        """Write `value` if the version is still `expected`; CellConflictError if not, DiskFullError without room,
+        LockedError if another process holds the lock and does not move."""
         make_folder(self.path.parent)
         with self._locked():
             current = self.read()
@@ -68,10 +75,24 @@ class FileCell:
         with reporting_write_errors(lock):
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            _lock(descriptor, lock)
             yield
         finally:
             os.close(descriptor)
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise LockedError(
+                    f"{path}: another process holds it and has not moved for {_PATIENCE_SECONDS:g} s",
+                    "let it go on or end it (a stopped one has the state T in ps), then run again",
+                ) from None
+        time.sleep(_RETRY_SECONDS)
 
 
 @dataclass(frozen=True)

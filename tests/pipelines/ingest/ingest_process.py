@@ -12,7 +12,9 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -23,6 +25,7 @@ from pipelines.ingest import running
 from pipelines.ingest.progress import Lines
 from pipelines.ingest.replay import load_waiting
 from pipelines.ingest.run import IngestOptions, ingest
+from pipelines.state.cell import FileCell
 from pipelines.state.lease import DEFAULT_TTL, acquire_lease
 
 _PRELOADED = (
@@ -122,6 +125,7 @@ def signal_at(point: str) -> None:
     owner_name, _, name = place.rpartition(".")
     owner: Any = getattr(module, owner_name) if owner_name else module
     original = getattr(owner, name)
+    free = _stop_outside_cells() if sent is signal.SIGSTOP else nullcontext()
     calls = 0
 
     @functools.wraps(original)
@@ -129,10 +133,25 @@ def signal_at(point: str) -> None:
         nonlocal calls
         calls += 1
         if when == "before" and calls == int(number):
-            os.kill(os.getpid(), sent)
+            with free:
+                os.kill(os.getpid(), sent)
         result = original(*args, **kwargs)
         if when == "after" and calls == int(number):
-            os.kill(os.getpid(), sent)
+            with free:
+                os.kill(os.getpid(), sent)
         return result
 
     setattr(owner, name, watched)
+
+
+def _stop_outside_cells() -> threading.Lock:
+    """A lock that every compare-and-swap of this process takes: it must not be stopped within one, as it would hold the
+    file's lock."""
+    free, replace = threading.Lock(), FileCell.replace
+
+    def replaced(cell: FileCell, value: bytes, expected: str | None) -> str:
+        with free:
+            return replace(cell, value, expected)
+
+    FileCell.replace = replaced  # type: ignore[method-assign]
+    return free

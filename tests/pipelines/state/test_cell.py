@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import fcntl
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from m3core.errors import LockedError
 from pipelines.state.cell import CellConflictError, FileCell
 
 COUNT = """
@@ -34,6 +36,20 @@ def test_a_cell_is_replaced_only_from_the_version_that_was_read(tmp_path: Path) 
         with pytest.raises(CellConflictError):
             cell.replace(b"3", stale)
     assert cell.read() == (b"2", second)
+
+
+def test_a_process_that_holds_the_lock_and_does_not_move_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = FileCell(tmp_path / "cell")
+    version = cell.replace(b"1", None)
+    monkeypatch.setattr("pipelines.state.cell._PATIENCE_SECONDS", 0.1)
+    with (tmp_path / "cell.lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(LockedError, match=r"cell\.lock: another process holds it and has not moved for 0\.1 s"):
+            cell.replace(b"2", version)
+    assert cell.read() == (b"1", version)
+    cell.replace(b"2", version)
 
 
 def test_of_many_processes_none_loses_an_update(tmp_path: Path, start: Callable[..., subprocess.Popen[str]]) -> None:
