@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,21 @@ def free_ports(count: int) -> list[int]:
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         return [int(each.getsockname()[1]) for each in sockets]
+
+
+def freeze(pid: int) -> None:
+    """Stop a process by SIGSTOP; when it returns, all of its threads stand still."""
+    os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + _GRACE_SECONDS
+    while not all(_state(task) == "T" for task in Path(f"/proc/{pid}/task").iterdir()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"process {pid} has not stopped")
+        time.sleep(0.005)
+
+
+def _state(task: Path) -> str:
+    # After the name, which is in brackets and may hold anything.
+    return (task / "stat").read_text().rpartition(")")[2].split()[0]
 
 
 @dataclass
@@ -53,6 +70,15 @@ class ServerProcess:
     def log(self) -> str:
         """The end of what it printed."""
         return (self.folder / "log").read_text("utf-8", "replace")[-_LOG_SHOWN:]
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It stands still for as long as entered."""
+        freeze(self.process.pid)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """End it at once, as a crash would."""

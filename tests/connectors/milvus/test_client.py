@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import signal as signals
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -163,18 +163,13 @@ def test_before_the_first_run_a_search_says_what_to_do(store: Store) -> None:
 
 
 def test_a_frozen_server_ends_at_the_deadline_of_the_query(own: MilvusServer, tmp_path: Path) -> None:
-    store = Through(tmp_path / "store", own)
-    store.write(make_rows(4))
-    assert store.count() == 4
-    own.process.process.send_signal(signals.SIGSTOP)
-    try:
+    with closing(Through(tmp_path / "store", own)) as store:
+        store.write(make_rows(4))
+        assert store.count() == 4
         # It is still frozen when the error comes.
-        with pytest.raises(StoreTimeoutError, match=r"did not answer within 0\.5 s"):
+        with own.process.frozen(), pytest.raises(StoreTimeoutError, match=r"did not answer within 0\.5 s"):
             store.ask(lambda searcher: searcher.count(Everything(), 0.5))
-    finally:
-        own.process.process.send_signal(signals.SIGCONT)
-    assert store.count() == 4
-    store.close()
+        assert store.count() == 4
 
 
 def test_a_server_that_was_restarted_is_asked_to_load_and_answers_at_once(own: MilvusServer, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal as signals
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -65,10 +64,8 @@ class Unreliable:
         self.server = start_milvus(self.folder, int(self.server.url.rpartition(":")[2]))
 
     def _freeze(self, seconds: float) -> None:
-        process = self.server.process.process
-        process.send_signal(signals.SIGSTOP)
-        time.sleep(seconds)
-        process.send_signal(signals.SIGCONT)
+        with self.server.process.frozen():
+            time.sleep(seconds)
 
 
 class Loaded(Store):

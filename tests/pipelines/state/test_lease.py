@@ -17,6 +17,7 @@ from pipelines.state.clock import stamp
 from pipelines.state.lease import LeaseRecord, acquire_lease
 from pipelines.state.paths import StatePaths
 from pipelines.state.process import this_process
+from tests.servers.process import freeze
 
 Start = Callable[..., "subprocess.Popen[str]"]
 HOLD = """
@@ -127,7 +128,7 @@ def test_a_killed_holder_is_replaced_at_once(paths: StatePaths, start: Start) ->
 
 def test_a_paused_holder_loses_the_lease_and_notices_before_it_writes_on(paths: StatePaths, start: Start) -> None:
     holder = hold(start, paths, ttl=0.6)
-    os.kill(holder.pid, signal.SIGSTOP)
+    freeze(holder.pid)
     with acquire_lease(paths, wait=60) as lease:
         os.kill(holder.pid, signal.SIGCONT)
         assert holder.stdout
@@ -138,7 +139,7 @@ def test_a_paused_holder_loses_the_lease_and_notices_before_it_writes_on(paths: 
 
 def test_a_paused_holder_that_nobody_replaced_goes_on(paths: StatePaths, start: Start) -> None:
     holder = hold(start, paths, ttl=1.0)
-    os.kill(holder.pid, signal.SIGSTOP)
+    freeze(holder.pid)
     time.sleep(1.1)
     expired = written(paths).expires
     os.kill(holder.pid, signal.SIGCONT)

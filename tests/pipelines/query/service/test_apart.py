@@ -25,6 +25,7 @@ from pipelines.query.service.apart import ApartSearcher, open_apart
 from pipelines.state.collection import CollectionState, StoreBinding, swap_collection
 from pipelines.state.paths import StatePaths
 from pipelines.state.stores import schema_of, store_options
+from tests.servers.process import freeze
 
 T = TypeVar("T")
 
@@ -106,7 +107,7 @@ def test_what_cannot_be_opened_says_why(options: StoreOptions) -> None:
 
 
 def frozen(searcher: ApartSearcher, act: Callable[[], Coroutine[Any, Any, T]], loop: asyncio.Runner) -> T:
-    os.kill(child_of(searcher), signal.SIGSTOP)
+    freeze(child_of(searcher))
     try:
         return loop.run(act())
     finally:
@@ -160,7 +161,7 @@ def test_closing_ends_the_process_also_while_it_hangs(options: StoreOptions, loo
         searcher = ApartSearcher("qdrant-edge", options)
         child = child_of(searcher)
         if hang:
-            os.kill(child, signal.SIGSTOP)
+            freeze(child)
         loop.run(searcher.aclose())
         loop.run(searcher.aclose())
         with pytest.raises(StoreError):
