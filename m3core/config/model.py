@@ -36,9 +36,13 @@ class CollectionSection(Section):
     name: Annotated[str, Field(pattern=COLLECTION_PATTERN, description="names state and stores; a-z, 0-9 and _")]
 
 
+def _names_bucket(path: Path) -> bool:
+    return bool(path.parts) and path.parts[0] in _BUCKETS
+
+
 def _local(path: Path) -> Path:
     """Refuse the address of a bucket, which a path would silently make a folder of."""
-    if path.parts and path.parts[0] in _BUCKETS:
+    if _names_bucket(path):
         rule = "is a folder of this machine; a bucket is named by storage.url"
         raise broken_rule("storage.path", rule, "move the address to storage.url")
     return path
@@ -171,7 +175,7 @@ def _check_place(at: str, path: Path | None, url: str) -> None:
     elif url:
         rule = f"= {toml_value(url[:80])}: path = {toml_value(path)} is given too"
         raise broken_rule(f"{at}.url", rule, "a source lies in one place: leave one of the two out")
-    elif path.parts and path.parts[0] in _BUCKETS:
+    elif _names_bucket(path):
         rule = f"= {toml_value(str(path)[:80])}: must be a folder or file of this machine"
         raise broken_rule(f"{at}.path", rule, f"write the address as url of [{at}]")
 

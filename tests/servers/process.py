@@ -29,13 +29,14 @@ def freeze(pid: int) -> None:
     """Stop a process by SIGSTOP; when it returns, all of its threads stand still."""
     os.kill(pid, signal.SIGSTOP)
     deadline = time.monotonic() + _GRACE_SECONDS
-    while not all(_state(task) == "T" for task in Path(f"/proc/{pid}/task").iterdir()):
+    while not all(state_of(task) == "T" for task in Path(f"/proc/{pid}/task").iterdir()):
         if time.monotonic() > deadline:
             raise TimeoutError(f"process {pid} has not stopped")
         time.sleep(0.005)
 
 
-def _state(task: Path) -> str:
+def state_of(task: Path) -> str:
+    """The state of a process or thread, T if it was stopped, from its folder in /proc."""
     # After the name, which is in brackets and may hold anything.
     return (task / "stat").read_text().rpartition(")")[2].split()[0]
 

@@ -7,7 +7,6 @@ service starts machines for each job, which takes minutes; workers say through t
 # mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -145,16 +144,12 @@ def _is_ours(section: DataflowSection) -> bool:
 
 
 def _check_library() -> None:
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # Beam warns of libraries for BigQuery, which nothing here needs
     try:
         import apache_beam.runners.dataflow.internal.apiclient  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(
             "a Dataflow job needs Google's client libraries", "pip install 'threefold[dataflow]'"
         ) from error
-    finally:
-        logging.disable(disabled)
 
 
 def _check_credentials() -> None:

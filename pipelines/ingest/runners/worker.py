@@ -35,7 +35,6 @@ from pipelines.ingest.waves import WaveLimits
 from pipelines.ingest.working import chunker_for
 from pipelines.state.chunks import ChunkFiles
 from pipelines.state.collection import Generation, read_collection
-from pipelines.state.files import make_folder
 from pipelines.state.lake import Lake
 from pipelines.state.livecopy import copy_of_this_process
 from pipelines.state.manifest import Manifest
@@ -98,9 +97,7 @@ class Worker:
         """The worker of this process, after it has found what it needs."""
         sign = Sign(order.files)
         try:
-            if order.config.storage.url:
-                make_folder(order.files.folder)
-            elif not order.files.folder.is_dir():
+            if not (order.config.storage.url or order.files.folder.is_dir()):
                 raise _no_state(order)
             sign.give()
         except OSError as error:

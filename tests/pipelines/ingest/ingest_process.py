@@ -27,6 +27,7 @@ from pipelines.ingest.replay import load_waiting
 from pipelines.ingest.run import IngestOptions, ingest
 from pipelines.state.cell import FileCell
 from pipelines.state.lease import DEFAULT_TTL, acquire_lease
+from tests.servers.process import state_of
 
 _PRELOADED = (
     "connectors.qdrant.edge.sink",
@@ -65,7 +66,7 @@ class IngestProcess:
     def wait_until_stopped(self, seconds: float) -> None:
         """Until SIGSTOP has taken effect."""
         deadline = time.monotonic() + seconds
-        while _state(self.process.pid) != "T":
+        while state_of(Path(f"/proc/{self.process.pid}")) != "T":
             if not self.process.is_alive() or time.monotonic() > deadline:
                 raise TimeoutError(f"the run did not stop itself within {seconds} s: {self.said}")
             time.sleep(0.02)
@@ -93,11 +94,6 @@ class IngestProcess:
     def report(self) -> dict[str, Any]:
         """Its report."""
         return dict(json.loads((self.folder / "report.json").read_text()))
-
-
-def _state(pid: int | None) -> str:
-    # After the name, which is in brackets and may hold anything.
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def _run(raw_config: dict[str, Any], base: Path, point: str, command: str, lease_seconds: float) -> None:

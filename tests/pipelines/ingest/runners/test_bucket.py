@@ -8,12 +8,10 @@ from pathlib import Path
 import pytest
 
 from m3core.errors import ExitCode, StateError
-from pipelines.ingest.runners import worker
 from pipelines.ingest.runners.direct import DirectEngine
 from pipelines.ingest.runners.launch import OnEngine
 from pipelines.ingest.runners.worker import Worker, at_home
 from pipelines.state.mirror import Mirror, mirror_of
-from pipelines.state.paths import StatePaths
 from pipelines.state.tombstones import PURGE, add_event
 from tests.pipelines.ingest.projects import Project
 from tests.pipelines.ingest.runners.orders import begun
@@ -22,12 +20,7 @@ from tests.pipelines.operate.damage import audited, once_in_the_lake
 from tests.pipelines.state.test_bucket_state import objects
 from tests.servers.running import Servers
 
-
-@pytest.fixture(autouse=True)
-def _fresh_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process has been nobody's worker yet."""
-    for name in ("_workers", "_copies"):
-        monkeypatch.setattr(worker, name, {})
+pytestmark = pytest.mark.usefixtures("fresh_worker")
 
 
 @pytest.mark.slow
@@ -51,22 +44,18 @@ def test_it_ends_where_a_local_run_ends(
     assert end_state(other) == end_state(local)
     erase_first(other, state_url, runner)
     assert audited(other).clean
-    assert type(mirror_of(paths_of(other).lease_file)) is Mirror, "a whole copy again"
+    assert type(mirror_of(other.paths.lease_file)) is Mirror, "a whole copy again"
     assert once_in_the_lake(other)
 
 
 def erase_first(project: Project, state_url: str, runner: OnEngine) -> None:
     """A purge waits: before the next run it finds the vectors that the launcher has left in the bucket."""
-    paths, gone = paths_of(project), project.records()["d002.md"]
+    paths, gone = project.paths, project.records()["d002.md"]
     add_event(paths, PURGE, documents=[(gone.tenant, gone.doc_id)])
     before = vectors(state_url)
     project.ingest(runner=runner)
     assert len(before) - len(vectors(state_url)) == len(gone.chunk_ids)
     assert gone.doc_id not in project.records()
-
-
-def paths_of(project: Project) -> StatePaths:
-    return StatePaths.of(project.base / "m3-data", "notes")
 
 
 def vectors(state_url: str) -> set[bytes]:

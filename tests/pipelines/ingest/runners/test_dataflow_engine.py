@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from m3core.errors import ConfigError, ExitCode, MissingExtraError, RefusedError, UsageError
-from pipelines.ingest.progress import NoProgress
-from pipelines.ingest.run import IngestOptions, ingest
-from pipelines.ingest.runners import dataflow_engine, worker
+from pipelines.ingest.report import IngestReport
+from pipelines.ingest.runners import dataflow_engine
 from pipelines.ingest.runners.dataflow_engine import DataflowEngine
 from pipelines.ingest.runners.engine import EngineError, engine_of
 from pipelines.ingest.runners.launch import OnEngine
@@ -25,9 +23,7 @@ from tests.servers.running import Servers
 
 
 @pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[DataflowService]:
-    for name in ("_workers", "_copies"):
-        monkeypatch.setattr(worker, name, {})
+def service(fresh_worker: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[DataflowService]:
     monkeypatch.setattr(dataflow_engine, "_POLL_SECONDS", 0.2)
     with running_dataflow() as running:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", running.url)
@@ -56,12 +52,11 @@ def put(project: Project, s3: S3) -> None:
         s3.delete("docs/d005.md")
 
 
-def run(project: Project, **options: Any) -> Any:
+def run(project: Project) -> IngestReport:
     engine = engine_of(project.config)
     assert engine is not None
     engine.check()
-    asked = IngestOptions(runner=OnEngine(engine), **options)
-    return ingest(project.config, project.base, NoProgress(), options=asked)
+    return project.ingest(runner=OnEngine(engine))
 
 
 @pytest.mark.slow
