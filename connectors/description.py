@@ -32,7 +32,9 @@ def check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], start: str) 
         key = different[0]
         raise StoreError(
             f"{start} has {key} {_short(found.get(key))}, not {_short(wanted.get(key))}",
-            "build a new generation" if key in _OF_THE_SCHEMA else "install the version that wrote it",
+            "build a new generation"
+            if key in _OF_THE_SCHEMA
+            else "install the version that wrote it, or remove it and fill it again from the lake: m3 load",
         )
 
 

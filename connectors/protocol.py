@@ -116,6 +116,7 @@ class Capabilities:
 
     `signals` are those that it keeps here. `fences`: a row that a later run wrote cannot be overwritten by an earlier
     one. `max_query_tokens`: of a longer lexical query only the heaviest tokens bring candidates; scores are of all.
+    `shares_files`: a second process that reads takes little more memory and disk than the first alone.
     """
 
     signals: frozenset[Signal]
@@ -126,6 +127,7 @@ class Capabilities:
     max_vectors_per_row: int
     embedded: bool
     max_query_tokens: int | None = None
+    shares_files: bool = False
 
 
 @dataclass(frozen=True)

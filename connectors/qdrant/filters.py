@@ -43,6 +43,9 @@ class Conditions(Protocol):
     def within(self, key: str, bounds: Between) -> Any:
         """The number is within the bounds, of which each side has one at most."""
 
+    def visible_to(self, tenant: str, principals: Sequence[str]) -> Any:
+        """The row is the tenant's and its acl names one of `principals`; never called without principals."""
+
 
 def conditions_of(
     make: Conditions, where: Filter, fields: Mapping[str, FieldType], ids: Collection[str] | None = None
@@ -59,6 +62,8 @@ def _condition(make: Conditions, where: Filter, fields: Mapping[str, FieldType])
             return make.all_of([])
         case Not(part=part):
             return make.none_of([_condition(make, part, fields)])
+        case And(parts=(Equals(field="tenant", value=str(tenant)), AnyOf(field="acl", values=readers))) if readers:
+            return make.visible_to(tenant, [str(each) for each in readers])
         case And(parts=parts):
             return make.all_of([_condition(make, part, fields) for part in parts])
         case Or(parts=parts):

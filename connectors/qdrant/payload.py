@@ -14,8 +14,6 @@ from connectors.payloads import payload_from
 from connectors.protocol import CollectionSchema, Patch, Payload
 from m3core.types import Chunk, Metadata, MetadataValue
 
-# Version of what both Qdrant stores write: payload keys, vector names, storage types.
-FORMAT = 1
 _FIELDS = "fields"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,13 +31,17 @@ _NAME = re.compile(r"s[0-9]{6,12}")
 
 
 class SnapshotChain:
-    """Snapshots below `folder` (`.../g00001`). One writer at a time, any number of readers, each in any process."""
+    """Snapshots below `folder` (`.../g00001`). One writer at a time, any number of readers, each in any process.
 
-    def __init__(self, folder: Path) -> None:
+    `shared` are patterns of the names of files that a store never writes to while it reads: readers' copies share these
+    with the snapshot instead of holding them again. A working copy shares nothing.
+    """
+
+    def __init__(self, folder: Path, shared: Sequence[str] = ()) -> None:
         self._folder = folder
         self._current = folder / "CURRENT"
         self._working = folder / "working"
-        self._slots = Slots(folder)
+        self._slots = Slots(folder, shared)
         self._writer: FileLock | None = None
 
     def current(self) -> str | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from m3core.disk import disk_full, says_full
@@ -14,6 +15,8 @@ from m3core.errors import StoreError
 
 # The kernel copies extents itself (and shares them where the file system can) unless it says one of these.
 _NO_KERNEL_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+# A file system may know no second name for a file, or allow no more of them.
+_NO_LINK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP)
 _COPY_BYTES = 8 << 20
 
 
@@ -35,21 +38,28 @@ def private_folder(folder: Path) -> Path:
     return folder
 
 
-def allocated_bytes(folder: Path) -> int:
-    """What the files below `folder` take on disk; holes take nothing."""
-    return sum(path.lstat().st_blocks * 512 for path in folder.rglob("*"))
+def allocated_bytes(folder: Path, shared: Sequence[str] = ()) -> int:
+    """What the files below `folder` take on disk, those with names like `shared` left out. Holes take nothing, and a file
+    with several names counts once.
+    """
+    files = (path.lstat() for path in folder.rglob("*") if not _like(path.name, shared))
+    return 512 * sum({(file.st_dev, file.st_ino): file.st_blocks for file in files}.values())
 
 
-def copy_tree(source: Path, target: Path) -> None:
-    """Copy regular files and folders, holes as holes, modes 0600 and 0700. `target` must not exist."""
+def copy_tree(source: Path, target: Path, shared: Sequence[str] = ()) -> None:
+    """Copy regular files and folders, holes as holes, modes 0600 and 0700. `target` must not exist.
+
+    A file with a name like `shared` gets a second name instead, where the file system can: nobody may write to it.
+    """
     target.mkdir(mode=0o700)
     for entry in sorted(os.scandir(source), key=lambda entry: entry.name):
+        path, place = Path(entry.path), target / entry.name
         if entry.is_dir(follow_symlinks=False):
-            copy_tree(Path(entry.path), target / entry.name)
-        elif entry.is_file(follow_symlinks=False):
-            _copy_file(Path(entry.path), target / entry.name)
-        else:
-            raise _foreign(Path(entry.path))
+            copy_tree(path, place, shared)
+        elif not entry.is_file(follow_symlinks=False):
+            raise _foreign(path)
+        elif not (_like(entry.name, shared) and _linked(path, place)):
+            _copy_file(path, place)
 
 
 def sync_tree(folder: Path) -> None:
@@ -88,6 +98,20 @@ def replace_text(path: Path, text: str) -> None:
     write_text(temporary, text)
     temporary.replace(path)
     sync_path(path.parent)
+
+
+def _like(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _linked(source: Path, target: Path) -> bool:
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno in _NO_LINK:
+            return False
+        raise
+    return True
 
 
 def _copy_file(source: Path, target: Path) -> None:

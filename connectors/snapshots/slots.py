@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +27,8 @@ _WAIT_SECONDS = 120.0
 
 
 class SnapshotCopy:
-    """A reader's private copy of one snapshot, held until `close`. It may be opened, even written to."""
+    """A reader's private copy of one snapshot, held until `close`. It may be opened, even written to, but for the files
+    that it shares with the snapshot."""
 
     def __init__(self, folder: Path, snapshot: str, lock: FileLock) -> None:
         self.path = folder / "data"
@@ -58,8 +59,9 @@ class Slots:
     Choosing, copying and removing happen under one lock: a snapshot is never removed while it is being copied.
     """
 
-    def __init__(self, chain: Path) -> None:
+    def __init__(self, chain: Path, shared: Sequence[str] = ()) -> None:
         self._chain = chain
+        self._shared = shared
         self._folder = chain / "slots"
 
     @contextmanager
@@ -168,9 +170,9 @@ class Slots:
             raise StoreError(f"{source} is missing although it is the current snapshot", "restore it from a backup")
         if slot.exists():
             shutil.rmtree(slot)
-        require_free(self._folder, allocated_bytes(source) + min_free)
+        require_free(self._folder, allocated_bytes(source, self._shared) + min_free)
         private_folder(slot)
-        copy_tree(source, slot / "data")
+        copy_tree(source, slot / "data", self._shared)
         if not _boot_id():
             sync_tree(slot)
         write_text(slot / _TAG, _tag(snapshot))

@@ -29,6 +29,8 @@ _GROUP_BYTES = 570
 _WEIGHT_BYTES = 8
 # Ids, payload besides the text, offsets and indexes of a row in Qdrant Edge; measured on rows of 150 tokens.
 _EDGE_ROW_BYTES = 900
+# What a row takes in the files that a reader's copy does not share.
+_EDGE_COPY_BYTES = 470
 _LAKE_FILES_READ = 3
 
 Basis = Literal["last run", "measured now", "nothing to encode"]
@@ -62,14 +64,15 @@ def lake_bytes(amount: Amount, spec: ModelSpec, weights_per_token: float) -> flo
 
 def edge_bytes(amount: Amount, spec: ModelSpec, binding: StoreBinding, weights_per_token: float) -> float:
     """Bytes of rows in Qdrant Edge: 16 bits a dense number, 8 a multi-vector's, each weight in row and index, the text,
-    and what a row costs besides; all of it twice, because a reader's copy lies beside the snapshot."""
+    and what a row costs besides, in the snapshot and in one reader's copy."""
     per_signal = {
         "dense": 2 * spec.dense_dim * amount.texts,
         "multi": spec.multi_dim * (amount.tokens - amount.texts),
         "lexical": 2 * _WEIGHT_BYTES * weights_per_token * amount.tokens,
     }
     text = amount.text_bytes if binding.text else 0
-    return 2 * (sum(per_signal[name] for name in binding.signals) + text + _EDGE_ROW_BYTES * amount.texts)
+    per_row = _EDGE_ROW_BYTES + _EDGE_COPY_BYTES
+    return sum(per_signal[name] for name in binding.signals) + text + per_row * amount.texts
 
 
 def pace_of(request: Request, lake: Lake, new: Sequence[ChunkRow]) -> Pace:

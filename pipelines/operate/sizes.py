@@ -49,14 +49,20 @@ def measure(place: Place, embedded: list[str]) -> Sizes:
 
 
 def disk_bytes(folder: Path) -> int:
-    """What the files below `folder` take; what disappears meanwhile takes nothing."""
+    """What the files below `folder` take, one with several names once; what disappears meanwhile takes nothing."""
     total = 0
+    seen: set[tuple[int, int]] = set()
     for path, _, names in os.walk(folder):
         for name in names:
             try:
-                total += os.lstat(os.path.join(path, name)).st_blocks * 512  # noqa: PTH118 - a million files, quickly
+                file = os.lstat(os.path.join(path, name))  # noqa: PTH118 - a million files, quickly
             except FileNotFoundError:
                 continue
+            if file.st_nlink > 1:
+                if (file.st_dev, file.st_ino) in seen:
+                    continue
+                seen.add((file.st_dev, file.st_ino))
+            total += file.st_blocks * 512
     return total
 
 

@@ -9,6 +9,7 @@ import qdrant_edge as edge
 
 from connectors.filters.tree import Between, Filter
 from connectors.protocol import FieldType
+from connectors.qdrant.edge.access import ACCESS, access_keys
 from connectors.qdrant.filters import conditions_of
 
 
@@ -43,3 +44,6 @@ class _EdgeConditions:
     def within(self, key: str, bounds: Between) -> Any:
         found = edge.RangeFloat(gt=bounds.gt, gte=bounds.gte, lt=bounds.lt, lte=bounds.lte)
         return edge.FieldCondition(key, range=found)
+
+    def visible_to(self, tenant: str, principals: Sequence[str]) -> Any:
+        return self.equal_any(ACCESS, access_keys(tenant, principals))

@@ -5,12 +5,16 @@ from __future__ import annotations
 import qdrant_edge as edge
 
 from connectors.protocol import StoreOptions
-from connectors.qdrant.edge.schema import SHARD_FOLDER, check_description
+from connectors.qdrant.edge.schema import READ_ONLY_FILES, SHARD_FOLDER, check_description
 from connectors.qdrant.edge.shard import load_shard
 from connectors.snapshots.chain import SnapshotChain
 from connectors.snapshots.readahead import ReadAhead
 from connectors.snapshots.slots import SnapshotCopy
 from m3core.errors import DiskFullError, LockedError, StoreError
+
+# How long a request waits for another process to finish a copy. Copies share their large files and take milliseconds,
+# except on file systems without hard links.
+_COPY_SECONDS = 0.5
 
 
 class EdgeReader:
@@ -18,7 +22,7 @@ class EdgeReader:
 
     def __init__(self, options: StoreOptions) -> None:
         self._options = options
-        self._chain = SnapshotChain(options.folder)
+        self._chain = SnapshotChain(options.folder, READ_ONLY_FILES)
         self._copy: SnapshotCopy | None = None
         self._shard: edge.EdgeShard | None = None
         self._ahead: ReadAhead | None = None
@@ -31,9 +35,9 @@ class EdgeReader:
         if self._copy.snapshot == self._chain.current():
             return self._shard
         try:
-            # While the run that published still makes a copy for us, the old snapshot answers without waiting.
-            copy = self._chain.open_copy(wait=0, min_free=self._options.min_free_bytes)
+            copy = self._chain.open_copy(wait=_COPY_SECONDS, min_free=self._options.min_free_bytes)
         except (LockedError, DiskFullError):
+            # The old snapshot answers as long as there is no copy of the new one.
             return self._shard
         return self._exchange(copy)
 

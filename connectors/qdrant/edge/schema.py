@@ -10,14 +10,19 @@ from typing import Any
 import qdrant_edge as edge
 
 from connectors.description import check_same, describe
-from connectors.protocol import Capabilities, CollectionSchema, FieldType
-from connectors.qdrant.payload import FORMAT, field_key, row_payload
+from connectors.protocol import Capabilities, CollectionSchema, FieldType, Patch
+from connectors.qdrant.edge.access import ACCESS, access_keys
+from connectors.qdrant.payload import field_key, patch_payload, row_payload
 from connectors.snapshots.disk import write_text
 from m3core.errors import StoreError
 from m3core.types import Row, Signal
 
 DESCRIPTION_FILE = "schema.json"
 SHARD_FOLDER = "shard"
+# Nearly all bytes of a shard. Edge opens some of these for writing, and writes to none unless rows change.
+READ_ONLY_FILES = ("chunk_*.mmap", "page_*.dat", "matrix.dat", "inverted_index.dat")
+# Version of what is written: payload keys, vector names, storage types. 2: the payload key `access`.
+FORMAT = 2
 
 # m = 0: no graph. Multi-vectors only score known ids; dense vectors are scanned, exactly (figures in the README).
 _NO_GRAPH = edge.HnswIndexConfig(m=0, ef_construct=100, full_scan_threshold=10_000)
@@ -33,6 +38,7 @@ def edge_capabilities(schema: CollectionSchema) -> Capabilities:
         exact=Signal.MULTI not in schema.signals,
         max_vectors_per_row=8192,
         embedded=True,
+        shares_files=True,
     )
 
 
@@ -86,7 +92,7 @@ def index_operations(schema: CollectionSchema) -> list[edge.UpdateOperation]:
         FieldType.NUMBER: edge.FloatIndexParams(memory=cold),
     }
     create = edge.UpdateOperation.create_field_index
-    operations = [create(key, keyword) for key in ("tenant", "acl", "doc_id", "language")]
+    operations = [create(key, keyword) for key in (ACCESS, "tenant", "acl", "doc_id", "language")]
     operations += [create(field_key(name), params[FieldType(kind)]) for name, kind in sorted(schema.fields.items())]
     return operations
 
@@ -102,7 +108,13 @@ def point_of(row: Row, schema: CollectionSchema) -> edge.Point:
         vectors[Signal.LEXICAL.value] = edge.SparseVector(
             row.vectors.lexical_ids.tolist(), row.vectors.lexical_weights.tolist()
         )
-    return edge.Point(row.chunk.id, vectors, row_payload(row.chunk, row.revision, schema))
+    payload = row_payload(row.chunk, row.revision, schema)
+    return edge.Point(row.chunk.id, vectors, payload | {ACCESS: access_keys(row.chunk.tenant, row.chunk.acl)})
+
+
+def patched_payload(patch: Patch, tenant: str, schema: CollectionSchema) -> dict[str, Any]:
+    """The payload keys that a patch of a row of `tenant` replaces."""
+    return patch_payload(patch, schema) | {ACCESS: access_keys(tenant, patch.acl)}
 
 
 def write_description(folder: Path, schema: CollectionSchema) -> None:

@@ -11,17 +11,18 @@ import qdrant_edge as edge
 
 from connectors.protocol import Capabilities, CollectionSchema, Patch, StoreFacts, StoreOptions, WriteResult
 from connectors.qdrant.edge.schema import (
+    READ_ONLY_FILES,
     SHARD_FOLDER,
     check_description,
     edge_capabilities,
     index_operations,
+    patched_payload,
     point_of,
     shard_config,
     vacuum,
     write_description,
 )
 from connectors.qdrant.edge.shard import load_shard, shard_errors
-from connectors.qdrant.payload import patch_payload
 from connectors.rows import check_opened_for, checked_patches, split_rows
 from connectors.snapshots.chain import SnapshotChain
 from connectors.snapshots.disk import allocated_bytes, private_folder, require_free
@@ -44,7 +45,7 @@ class EdgeSink:
     def __init__(self, options: StoreOptions) -> None:
         self._options = options
         self._schema = options.schema
-        self._chain = SnapshotChain(options.folder)
+        self._chain = SnapshotChain(options.folder, READ_ONLY_FILES)
         self._folder: Path | None = None
         self._shard: edge.EdgeShard | None = None
 
@@ -86,10 +87,11 @@ class EdgeSink:
         shard = self._writable()
         require_free(self._options.root, self._options.min_free_bytes)
         with self._errors():
-            known = {str(found.id) for found in shard.retrieve([patch.id for patch in patches], False, False)}
+            found = shard.retrieve([patch.id for patch in patches], ["tenant"], False)
+            tenants = {str(row.id): str((row.payload or {})["tenant"]) for row in found}
             for patch in patches:
-                if patch.id in known:
-                    payload = patch_payload(patch, self._schema)
+                if patch.id in tenants:
+                    payload = patched_payload(patch, tenants[patch.id], self._schema)
                     shard.update(edge.UpdateOperation.set_payload([patch.id], payload))
 
     def scan(self) -> Iterator[tuple[str, int]]:

@@ -43,3 +43,6 @@ class _ServerConditions:
     def within(self, key: str, bounds: Between) -> Any:
         found = models.Range(gt=bounds.gt, gte=bounds.gte, lt=bounds.lt, lte=bounds.lte)
         return models.FieldCondition(key=key, range=found)
+
+    def visible_to(self, tenant: str, principals: Sequence[str]) -> Any:
+        return self.all_of([self.equal("tenant", tenant), self.equal_any("acl", principals)])

@@ -10,12 +10,14 @@ from qdrant_client import models
 
 from connectors.description import check_same, describe
 from connectors.protocol import Capabilities, CollectionSchema, FieldType
-from connectors.qdrant.payload import FORMAT, field_key, row_payload
+from connectors.qdrant.payload import field_key, row_payload
 from connectors.qdrant.server.decimals import short_decimals
 from m3core.errors import StoreError
 from m3core.types import Row, Signal
 
 _META = "threefold"
+# Version of what is written: payload keys, vector names, storage types.
+FORMAT = 1
 # The server refuses a row whose multi-vector has so many numbers in all.
 _MULTI_NUMBERS = 1 << 20
 _MOST_VECTORS = 8192

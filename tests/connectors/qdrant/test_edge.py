@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import shutil
@@ -20,11 +21,13 @@ import pytest
 import qdrant_edge as edge
 
 from connectors.filters.tree import Everything
-from connectors.protocol import EmbeddedSink, StoreOptions, StoreTimeoutError
+from connectors.protocol import EmbeddedSink, Patch, StoreOptions, StoreTimeoutError
 from connectors.qdrant.edge import searcher as searcher_module
 from connectors.qdrant.edge.reader import EdgeReader
+from connectors.qdrant.edge.schema import READ_ONLY_FILES
 from connectors.qdrant.edge.searcher import EdgeSearcher, _nearest
 from connectors.qdrant.edge.sink import EdgeSink
+from connectors.snapshots.chain import SnapshotChain
 from m3core.errors import DiskFullError, LockedError, StoreError
 from m3core.types import Signal
 from tests.conformance.data import SCHEMA, make_query, make_rows
@@ -256,8 +259,8 @@ def test_a_damaged_private_copy_is_made_anew(store: Store) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message", "remedy"),
     [
-        ("edge", "0.8", 'has edge "0.8", not "0.9"', "install the version that wrote it"),
-        ("format", 2, "has format 2, not 1", "install the version that wrote it"),
+        ("edge", "0.8", 'has edge "0.8", not "0.9"', "from the lake: m3 load"),
+        ("format", 1, "has format 1, not 2", "from the lake: m3 load"),
         ("encoder_fingerprint", "float-1", 'has encoder_fingerprint "float-1"', "build a new generation"),
     ],
 )
@@ -268,7 +271,42 @@ def test_a_folder_of_another_make_is_refused(store: Store, key: str, value: obje
     for request in (store.sink, store.count):
         with pytest.raises(StoreError, match=message) as caught:
             request()
-        assert caught.value.remedy == remedy
+        assert remedy in caught.value.remedy
+
+
+def hashed(folder: Path) -> dict[str, str]:
+    """The shared files below `folder` by their content."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for pattern in READ_ONLY_FILES
+        for path in folder.rglob(pattern)
+    }
+
+
+def test_reading_changes_no_file_that_readers_share(store: Store) -> None:
+    """Edge opens shared files for writing too: the published snapshot is safe only as long as it leaves them alone."""
+    rows = make_rows(300)
+    for start in range(0, 300, 100):
+        store.write(rows[start : start + 100])
+    store.change(lambda sink: sink.delete([row.chunk.id for row in rows[:40]]))
+    patch = Patch(rows[50].chunk.id, rows[50].chunk.metadata, ("someone",), 2)
+    store.change(lambda sink: sink.patch([patch]))
+    published = SnapshotChain(store.options.folder).current_folder()
+    assert published is not None
+    before = hashed(published)
+    assert {Path(name).name for name in before} >= {"chunk_0.mmap", "page_0.dat"}
+    ids = [row.chunk.id for row in rows[30:200]]
+    for turn in range(3):
+        for signal_ in Signal:
+            assert store.search(signal_, make_query(turn), limit=200)
+            assert store.score(signal_, make_query(turn), ids)
+        assert len(store.fetch(ids)) == 160
+        assert (store.count(), len(store.listed())) == (260, 260)
+    copies = [slot / "data" for slot in (store.options.folder / "slots").iterdir() if (slot / "SNAPSHOT").is_file()]
+    assert all((copy / name).samefile(published / name) for copy in copies for name in before)
+    assert copies
+    store.close()
+    assert hashed(published) == before
 
 
 def test_before_the_first_run_a_search_says_what_to_do(store: Store) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from connectors.snapshots.disk import allocated_bytes
 from pipelines.operate import sizes
 from pipelines.operate.collection import Place
 from pipelines.operate.status import Status
@@ -171,6 +173,13 @@ def test_runs_that_failed_or_were_killed_are_told_apart(project: Project) -> Non
     assert status(project).runs[0].outcome == "killed"
     with acquire_lease(project.paths):
         assert status(project).runs[0].outcome == "running"
+
+
+def test_a_file_with_two_names_is_measured_once(tmp_path: Path) -> None:
+    (tmp_path / "chunk").write_bytes(b"x" * 10_000)
+    before = sizes.disk_bytes(tmp_path)
+    os.link(tmp_path / "chunk", tmp_path / "copy")
+    assert sizes.disk_bytes(tmp_path) == allocated_bytes(tmp_path) == before > 0
 
 
 def test_what_disappears_while_it_is_measured_takes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

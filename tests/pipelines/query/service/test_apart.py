@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import signal
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,10 +20,10 @@ from connectors.filters.tree import Everything, Exists
 from connectors.protocol import CollectionSchema, FieldType, Searcher, StoreOptions, StoreTimeoutError
 from connectors.registry import open_searcher, open_sink
 from m3core.config.model import Config
-from m3core.errors import ConfigError, StoreError
+from m3core.errors import ConfigError, DiskFullError, StoreError
 from m3core.types import QueryVectors, Signal
 from pipelines.query.live import LiveGeneration
-from pipelines.query.service.apart import ApartSearcher, open_apart
+from pipelines.query.service.apart import ApartSearcher, _Place, open_apart
 from pipelines.state.collection import CollectionState, StoreBinding, swap_collection
 from pipelines.state.paths import StatePaths
 from pipelines.state.stores import schema_of, store_options
@@ -54,13 +56,13 @@ def loop() -> Iterator[asyncio.Runner]:
 
 @pytest.fixture
 def apart(options: StoreOptions, loop: asyncio.Runner) -> Iterator[ApartSearcher]:
-    searcher = ApartSearcher("qdrant-edge", options)
+    searcher = ApartSearcher("qdrant-edge", options, processes=1)
     yield searcher
     loop.run(searcher.aclose())
 
 
-def child_of(searcher: ApartSearcher) -> int:
-    child = searcher._child
+def child_of(searcher: ApartSearcher, place: int = 0) -> int:
+    child = searcher._places[place]._child
     assert child is not None
     assert child._process.pid is not None
     return child._process.pid
@@ -158,7 +160,7 @@ def test_a_service_managers_signals_do_not_end_it(apart: ApartSearcher, loop: as
 
 def test_closing_ends_the_process_also_while_it_hangs(options: StoreOptions, loop: asyncio.Runner) -> None:
     for hang in (False, True):
-        searcher = ApartSearcher("qdrant-edge", options)
+        searcher = ApartSearcher("qdrant-edge", options, processes=1)
         child = child_of(searcher)
         if hang:
             freeze(child)
@@ -171,6 +173,114 @@ def test_closing_ends_the_process_also_while_it_hangs(options: StoreOptions, loo
                 break
             time.sleep(0.05)
         assert not Path(f"/proc/{child}").exists()
+
+
+@pytest.fixture
+def two(options: StoreOptions, loop: asyncio.Runner) -> Iterator[ApartSearcher]:
+    """A store with both of its children at work."""
+    searcher = ApartSearcher("qdrant-edge", options, processes=2)
+    wait(searcher._adding)
+    assert len(searcher._places) == 2
+    yield searcher
+    loop.run(searcher.aclose())
+
+
+def test_two_processes_say_what_one_says(
+    kit: Any, options: StoreOptions, two: ApartSearcher, loop: asyncio.Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Small enough that 20 ids go to both.
+    monkeypatch.setattr("pipelines.query.service.apart._SHARED_IDS", 4)
+    query = kit.query(np.random.default_rng(9))
+    inside = open_searcher("qdrant-edge", options)
+    try:
+        for _ in range(3):
+            assert loop.run(everything(two, query)) == loop.run(everything(inside, query))
+        assert loop.run(two.score(Signal.MULTI, query, [], Everything(), 30)) == {}
+    finally:
+        loop.run(inside.aclose())
+
+
+def test_while_one_process_hangs_the_other_answers(two: ApartSearcher, loop: asyncio.Runner) -> None:
+    async def act() -> int:
+        asked = [two.count(Everything(), 1.0) for _ in range(6)]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert sum(isinstance(answer, StoreTimeoutError) for answer in answers) == 1
+        return sum(answer == 50 for answer in answers)
+
+    freeze(child_of(two, 1))
+    try:
+        assert loop.run(act()) == 5
+    finally:
+        os.kill(child_of(two, 1), signal.SIGCONT)
+    for _ in range(4):
+        assert loop.run(two.count(Everything(), 30)) == 50
+
+
+def test_one_of_two_that_dies_fails_once_and_is_opened_again(two: ApartSearcher, loop: asyncio.Runner) -> None:
+    first, second = (child_of(two, place) for place in (0, 1))
+    os.kill(second, signal.SIGKILL)
+    failed = 0
+    for _ in range(6):
+        try:
+            assert loop.run(two.count(Everything(), 30)) == 50
+        except StoreError:
+            failed += 1
+    assert failed == 1
+    assert child_of(two, 0) == first
+    assert child_of(two, 1) != second
+
+
+def test_both_follow_a_new_snapshot_at_once(
+    kit: Any, options: StoreOptions, two: ApartSearcher, loop: asyncio.Runner
+) -> None:
+    """What a run took away is gone from the first request behind its end, whichever process answers."""
+    rng = np.random.default_rng(3)
+    rows = [kit.row(kit.facts(n), kit.vectors(rng)) for n in range(50)]
+
+    async def act() -> list[int]:
+        return list(await asyncio.gather(*(two.count(Everything(), 30) for _ in range(4))))
+
+    for left in range(49, 44, -1):
+        sink: Any = open_sink("qdrant-edge", options)
+        sink.ensure(options.schema)
+        sink.delete([rows[left].chunk.id])
+        sink.publish()
+        sink.close()
+        assert loop.run(act()) == [left] * 4
+
+
+def test_a_second_process_that_cannot_open_the_store_is_done_without(
+    options: StoreOptions, loop: asyncio.Runner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = _Place.call
+
+    def full(self: _Place, method: str, arguments: tuple[Any, ...]) -> Any:
+        if method == "count" and arguments[-1] == 120.0:
+            raise DiskFullError("the disk is full", "free some space")
+        return plain(self, method, arguments)
+
+    monkeypatch.setattr(_Place, "call", full)
+    searcher = ApartSearcher("qdrant-edge", options, processes=2)
+    wait(searcher._adding)
+    assert "store 'main' is read by fewer processes: the disk is full" in caplog.text
+    for _ in range(3):
+        assert loop.run(searcher.count(Everything(), 30)) == 50
+    began = time.monotonic()
+    loop.run(searcher.aclose())
+    assert time.monotonic() - began < 4
+
+
+def test_closing_while_the_second_process_starts_leaves_none(options: StoreOptions, loop: asyncio.Runner) -> None:
+    searcher = ApartSearcher("qdrant-edge", options, processes=2)
+    loop.run(searcher.aclose())
+    assert all(place._child is None for place in searcher._places)
+    assert [child.name for child in multiprocessing.active_children() if child.name == "m3-main"] == []
+
+
+def test_a_store_that_shares_no_files_has_one_process(options: StoreOptions, loop: asyncio.Runner) -> None:
+    searcher = ApartSearcher("memory", replace(options, root=options.root.parent / "memory"), processes=2)
+    assert len(searcher._places) == 1
+    loop.run(searcher.aclose())
 
 
 def test_a_promoted_generation_is_picked_up_and_the_old_ones_process_ends(
