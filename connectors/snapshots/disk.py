@@ -39,8 +39,9 @@ def private_folder(folder: Path) -> Path:
 
 
 def allocated_bytes(folder: Path, shared: Sequence[str] = ()) -> int:
-    """What the files below `folder` take on disk, those with names like `shared` left out. Holes take nothing, and a file
-    with several names counts once.
+    """What the files below `folder` take on disk, without those whose names are like `shared`.
+
+    Holes take nothing, and a file with several names counts once.
     """
     files = (path.lstat() for path in folder.rglob("*") if not _like(path.name, shared))
     return 512 * sum({(file.st_dev, file.st_ino): file.st_blocks for file in files}.values())
