@@ -1,7 +1,7 @@
 """The manifest of one generation: one row per document, newest wins by (run, wave).
 
 Which files count is `manifestfiles.py`'s, what a row holds `documents.py`'s. Everything here works on a part at a time:
-the rows of some shards, of the base and of all deltas, about 65,000 of them, of which the newest per document are kept.
+the rows of some shards, of the base and of all deltas, about 33,000 of them, of which the newest per document are kept.
 So nothing grows with the collection, until one shard of the 256 alone is larger than a part.
 """
 
@@ -11,9 +11,6 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import numpy.typing as npt
 
 from m3core.errors import StateError
 from pipelines.state.collection import read_collection
@@ -33,6 +30,7 @@ from pipelines.state.documents import (
     tombstone,
 )
 from pipelines.state.files import damaged, make_folder
+from pipelines.state.folding import SortedWaves, rows_between, sorted_waves
 from pipelines.state.manifestfiles import DataFile, Listing, ManifestFolder, Wave
 from pipelines.state.paths import StatePaths
 from pipelines.state.tables import dataset, write_table
@@ -45,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["DocumentKey", "DocumentRecord", "Manifest", "ManifestCounts"]
 
 _BATCH = 8192
-_PART_ROWS = 1 << 16
+_PART_ROWS = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -110,8 +108,9 @@ class Manifest:
         listing = self._listing()
         if not listing.deltas:
             return
-        changed = np.unique(self._rows(listing.delta_files, listing, columns=["shard"]).column("shard").to_numpy())
-        files = [file for base in _base_of(listing) for file in self._fold(base, changed, listing)]
+        deltas = self._files.verified(listing.delta_files, listing)
+        with sorted_waves(deltas, self._files.folder, _PART_ROWS) as waves:
+            files = [file for base in _base_of(listing) for file in self._fold(base, waves, listing)]
         self._files.commit_base(listing, files)
 
     def sweep(self) -> None:
@@ -212,14 +211,15 @@ class Manifest:
             for shards in _split(base, listing):
                 yield self._part(base, shards, listing)
 
-    def _fold(self, base: DataFile, changed: npt.NDArray[np.uint16], listing: Listing) -> Iterator[DataFile]:
+    def _fold(self, base: DataFile, waves: SortedWaves, listing: Listing) -> Iterator[DataFile]:
         """The base files that replace `base`: itself, where nothing changed, or several, where it grew too large."""
-        if not ((changed >= base.first_shard) & (changed <= base.last_shard)).any():
+        if not waves.touch(base.first_shard, base.last_shard):
             yield base
             return
         run, wave = listing.last
+        before = self._files.verified([base] if base.name else [], listing)
         for shards in _split(base, listing):
-            rows = kept_rows(self._part(base, shards, listing))
+            rows = kept_rows(newest(rows_between([*before, *waves.files], shards)))
             name = f"base-{run:06d}-{wave:05d}-{shards[0]:05d}.parquet"
             write_table(self._files.data / name, DOCUMENTS, rows.schema, [rows])
             yield self._files.sealed(shards, name, rows.num_rows)
@@ -237,12 +237,11 @@ class Manifest:
         files: Sequence[DataFile],
         listing: Listing,
         *,
-        columns: list[str] | None = None,
-        where: pc.Expression | None = None,
+        where: pc.Expression,
     ) -> pa.Table:
         data = self._dataset(files, listing)
         try:
-            return data.to_table(columns=columns, filter=where) if files else data
+            return data.to_table(filter=where) if files else data
         except FileNotFoundError:
             raise self._files.missing(self._files.data, listing) from None
 

@@ -4,9 +4,11 @@ import hashlib
 import json
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -15,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m3core.errors import DiskFullError, StateError
+from pipelines.state import folding, manifestfiles
 from pipelines.state import manifest as manifest_module
-from pipelines.state import manifestfiles
 from pipelines.state.collection import FORMAT, CollectionState, Generation, swap_collection
 from pipelines.state.files import DamagedError
 from pipelines.state.manifest import DocumentKey, DocumentRecord, Manifest, ManifestCounts
@@ -172,6 +174,51 @@ def test_the_base_is_split_as_it_grows_and_what_did_not_change_stays(
     assert holds(paths, list(model.values()))
     assert manifest.find([("acme", name) for name in names]) == {one.key: one for one in model.values()}
     assert manifest.counts().documents == 79
+
+
+def test_a_compaction_reads_every_wave_once_and_leaves_nothing_beside(
+    paths: StatePaths, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Footers of all waves at once, or all waves for every part, would grow with the collection."""
+    monkeypatch.setattr(manifest_module, "_PART_ROWS", 10)
+    model = {f"doc {n}": record(f"doc {n}") for n in range(60)}
+    manifest.append(1, 1, list(model.values())[:30])
+    manifest.compact()
+    for wave in range(1, 13):
+        changed = [record(name, 2, stamp=f"wave {wave}") for name in list(model)[wave : wave + 5]]
+        model |= {one.doc_id: one for one in changed}
+        manifest.append(2, wave, changed)
+    manifest.append(3, 1, [model[f"doc {n}"] for n in range(30, 60)], removed=[("acme", "doc 0")])
+    opened: Counter[str] = Counter()
+    plain = folding.open_table
+
+    def counting(path: Path, *arguments: Any) -> Any:
+        opened[path.name] += 1
+        return plain(path, *arguments)
+
+    monkeypatch.setattr(folding, "open_table", counting)
+    manifest.compact()
+    deltas = {name: count for name, count in opened.items() if name.startswith("delta-")}
+    assert len(deltas) == 13
+    assert set(deltas.values()) == {1}
+    assert sum(opened.values()) > 13
+    del model["doc 0"]
+    assert holds(paths, list(model.values()))
+    assert {path.name for path in paths.manifest(1).iterdir()} == {"data", "manifest.json", "manifest.json.lock"}
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed"])
+def test_a_damaged_wave_stops_a_compaction_and_is_named(paths: StatePaths, manifest: Manifest, damage: str) -> None:
+    manifest.append(1, 1, [record(f"doc {n}") for n in range(50)])
+    manifest.append(1, 2, [record("b")])
+    (delta,) = (path for path in data_files(paths) if path.name.startswith("delta-000001-00001"))
+    data = delta.read_bytes()
+    delta.write_bytes(data[:-9] if damage == "cut" else data[:200] + bytes(8) + data[208:])
+    with pytest.raises(DamagedError, match="delta-000001-00001"):
+        Manifest(paths, 1).compact()
+    delta.write_bytes(data)
+    Manifest(paths, 1).compact()
+    assert len(held(manifest)) == 51
 
 
 def test_a_manifest_can_become_empty(paths: StatePaths, manifest: Manifest) -> None:

@@ -1,0 +1,114 @@
+"""The waves of a manifest as a few sorted files, from which a compaction reads one part of the shards after the other.
+
+A wave's file holds rows of all shards. Without this step every part would open every wave again, and a reader of many
+files at once keeps the footers of all: both grow with the number of waves. Here each wave is read once, and later a row
+group only by the parts that its shards belong to.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines.state.documents import DOCUMENTS, documents_schema, newest
+from pipelines.state.files import TEMPORARY, reporting_write_errors
+from pipelines.state.tables import open_table, reading, with_kind
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+# A row group has some shards of a file of 33,000 rows.
+_GROUP_ROWS = 2048
+
+Shards = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class SortedWaves:
+    """Files by (shard, tenant, doc_id), of each document the newest row within the file, and the shards they touch."""
+
+    files: tuple[Path, ...]
+    shards: frozenset[int]
+
+    def touch(self, first: int, last: int) -> bool:
+        """Whether a row is of the shards from `first` to `last`."""
+        return any(first <= shard <= last for shard in self.shards)
+
+
+@contextmanager
+def sorted_waves(waves: Sequence[Path], folder: Path, rows: int) -> Iterator[SortedWaves]:
+    """Sort the files of some waves into files of about `rows` rows, in a folder of its own that goes at the end.
+
+    Raises DamagedError if a file cannot be read, DiskFullError.
+    """
+    import pyarrow as pa
+
+    with reporting_write_errors(folder / TEMPORARY):
+        place = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}fold-", dir=folder))
+    files: list[Path] = []
+    shards: set[int] = set()
+    gathered: list[pa.Table] = []
+
+    def write() -> None:
+        table = newest(pa.concat_tables(gathered))
+        gathered.clear()
+        shards.update(table.column("shard").unique().to_pylist())
+        files.append(place / f"{len(files):05d}.parquet")
+        _write(table, files[-1])
+
+    try:
+        for wave in waves:
+            gathered.append(_read(wave))
+            if sum(table.num_rows for table in gathered) >= rows:
+                write()
+        if gathered:
+            write()
+        yield SortedWaves(tuple(files), frozenset(shards))
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def rows_between(files: Sequence[Path], shards: Shards) -> pa.Table:
+    """The rows of these shards (first, last) in files that are sorted by shard, one file after the other."""
+    import pyarrow as pa
+
+    found = [documents_schema().empty_table()]
+    for path in files:
+        file = open_table(path, DOCUMENTS, documents_schema())
+        with reading(path):
+            groups = [number for number in range(file.num_row_groups) if _overlaps(file, number, shards)]
+            if groups:
+                found.append(_within(file.read_row_groups(groups), shards))
+    return pa.concat_tables(found)
+
+
+def _read(path: Path) -> pa.Table:
+    file = open_table(path, DOCUMENTS, documents_schema())
+    with reading(path):
+        return file.read()
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    whole = table.cast(with_kind(table.schema, DOCUMENTS, {}))
+    with reporting_write_errors(path):
+        pq.write_table(whole, path, row_group_size=_GROUP_ROWS, write_page_checksum=True)
+
+
+def _overlaps(file: pq.ParquetFile, group: int, shards: Shards) -> bool:
+    found = file.metadata.row_group(group).column(documents_schema().get_field_index("shard")).statistics
+    return found is None or not found.has_min_max or (found.min <= shards[1] and found.max >= shards[0])
+
+
+def _within(rows: pa.Table, shards: Shards) -> pa.Table:
+    import pyarrow.compute as pc
+
+    shard = rows.column("shard")
+    return rows.filter(pc.and_(pc.greater_equal(shard, shards[0]), pc.less_equal(shard, shards[1])))
