@@ -39,12 +39,12 @@ test: $(DEV)
 	$(BIN)/m3 models pull m3-small
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not nightly and not flink" $(PYTEST_ARGS)
 
-# In one process: the cluster has two slots, and the machine as a rule two cores. It takes some ten minutes; the limit is
-# for a cluster that hangs, so that a slow machine is no failure.
+# The cluster's tests are one group, so in one process: it has two slots, and the machine as a rule two cores. What needs no
+# cluster runs beside their waits. The limit is for a cluster that hangs, so that a slow machine is no failure.
 test-flink: $(DEV)
 	$(BIN)/m3 models pull m3-small
-	OMP_NUM_THREADS=1 timeout 1500 $(BIN)/python -m pytest -p no:randomly -m flink tests/flink tests/pipelines/ingest/runners \
-		$(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 timeout 1500 $(BIN)/python -m pytest -n 2 --dist loadgroup -p no:randomly -m flink \
+		tests/flink tests/pipelines/ingest/runners $(PYTEST_ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -21,7 +21,7 @@ from tests.servers.flink import FlinkCluster
 from tests.servers.process import free_ports
 from tests.servers.running import Servers
 
-pytestmark = pytest.mark.flink
+pytestmark = [pytest.mark.flink, pytest.mark.xdist_group("flink")]
 
 _DOCUMENTS = 200
 

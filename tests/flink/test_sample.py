@@ -20,7 +20,7 @@ from tests.pipelines.ingest.projects import document
 from tests.servers.flink import FlinkCluster
 from tests.servers.running import Servers
 
-pytestmark = pytest.mark.flink
+pytestmark = [pytest.mark.flink, pytest.mark.xdist_group("flink")]
 
 _QUESTIONS = 12
 
