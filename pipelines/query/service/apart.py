@@ -19,8 +19,9 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
@@ -178,19 +179,14 @@ class _Place:
 
     def open(self) -> Capabilities:
         """Start a child and open the store in it. Raises what opening raises."""
-        return self._start().capabilities
+        with self._telling():
+            return self._start().capabilities
 
     def call(self, method: str, arguments: tuple[Any, ...]) -> Any:
         """Ask the child, or a new one if it died before. Raises what it raises, StoreError if it dies now."""
-        try:
+        with self._telling():
             child = self._child or self._start()
             return child.call(method, arguments)
-        except (EOFError, OSError):
-            self._end_child()
-            raise StoreError(
-                f"the process of store {self._options.name!r} ended while it was asked",
-                "ask again; if it stays so, check the disk's free space and the machine's memory",
-            ) from None
 
     def end(self) -> None:
         """Let the child end by itself; for good."""
@@ -215,6 +211,18 @@ class _Place:
             self._end_child()
             raise
         return child
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """A pipe that closed while something was read from it means that the child died."""
+        try:
+            yield
+        except (EOFError, OSError):
+            self._end_child()
+            raise StoreError(
+                f"the process of store {self._options.name!r} ended while it was asked",
+                "ask again; if it stays so, check the disk's free space and the machine's memory",
+            ) from None
 
     def _end_child(self) -> None:
         child, self._child = self._child, None
