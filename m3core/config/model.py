@@ -98,9 +98,13 @@ class ModelSection(Section):
         "m3-small"
     )
     revision: Annotated[str | None, Field(pattern=r"^[0-9a-f]{40}$", description="40-hex commit of a hub id")] = None
-    threads: Annotated[int | None, Field(ge=1, description="CPU threads for the forward pass; default all cores")] = (
-        None
-    )
+    threads: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="CPU threads for the forward pass; default all cores, in m3 serve beside embedded stores half",
+        ),
+    ] = None
     device: Annotated[
         str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto (a GPU if there is one), cpu, cuda or cuda:N")
     ] = "auto"

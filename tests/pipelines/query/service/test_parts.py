@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from m3core.config.model import Config
 from m3core.errors import FilterError, M3Error, ModelError, StateError, StoreError, UsageError
 from pipelines.query.answer import Hit
 from pipelines.query.errors import DegradedError, OverloadedError, TenantBusyError
@@ -22,7 +23,7 @@ from pipelines.query.service.metrics import Metrics
 from pipelines.query.service.problems import of_error
 from pipelines.query.service.readiness import is_ready
 from pipelines.query.service.running import Listening, address, allowed_hosts, bind, is_loopback
-from pipelines.query.service.service import cursor_key
+from pipelines.query.service.service import cursor_key, leaving_room
 
 VALUES = st.one_of(
     st.sampled_from(["a", "b", ""]), st.integers(0, 2), st.booleans(), st.lists(st.sampled_from("xyz")).map(tuple)
@@ -147,6 +148,27 @@ def test_audit_lines_go_into_a_file_a_day(tmp_path: Path) -> None:
     first = (tmp_path / "audit" / "2027-01-15.jsonl").read_text().splitlines()
     assert len(first) == 2
     assert "query" not in json.loads(first[0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked", "cores", "threads"),
+    [("qdrant-edge", None, 8, 4), ("qdrant-edge", None, 1, 1), ("qdrant-edge", 3, 8, 3), ("qdrant", None, 8, None)],
+)
+def test_the_model_leaves_cores_to_stores_that_search_here(
+    monkeypatch: pytest.MonkeyPatch, kind: str, asked: int | None, cores: int, threads: int | None
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    store = {"kind": kind} | ({"url": "http://127.0.0.1:6333"} if kind == "qdrant" else {})
+    config = Config.model_validate(
+        {
+            "collection": {"name": "handbook"},
+            "model": {"threads": asked},
+            "sources": {"docs": {"kind": "folder", "path": "docs"}},
+            "stores": {"main": store},
+        }
+    )
+    assert leaving_room(config).model.threads == threads
+    assert leaving_room(config).stores == config.stores
 
 
 def test_every_process_has_the_same_key_of_cursors(tmp_path: Path) -> None:
