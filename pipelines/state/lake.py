@@ -142,7 +142,7 @@ class Lake:
         return (self._folder / name for name in names_in(self._folder, _FILES))
 
     def compact_index(self) -> None:
-        """Merge small index segments; the run calls it after a wave or at its end. Cheap when there is little to do:
+        """Merge small index segments; a run calls it after every wave. Cheap when there is little to do:
         a segment is merged again only when as much has been added beside it."""
         with self._lock:
             small = _tier(self._open_segments())

@@ -48,6 +48,25 @@ def test_the_first_run_brings_every_document_into_every_store(project: Project) 
     assert not (project.paths.run(1) / "work").exists()
 
 
+def test_the_lakes_index_stays_small_through_a_run_of_many_waves(project: Project) -> None:
+    """Every unit looks into every segment of the index: their number must not grow with the waves of the run."""
+    segments: list[int] = []
+
+    class Watching(NoProgress):
+        def wave(self, number: int) -> None:
+            segments.append(len(list(project.paths.root.glob("lake/*/index/*.keys"))))
+
+    project.settings["ingest"] = {"wave_bytes": 1 << 16, "min_free_bytes": 1 << 20}
+    project.settings["chunking"] = {"max_tokens": 250}
+    project.write_many(60, paragraphs=90)
+    report = ingest(project.config, project.base, Watching())
+    assert report.documents.added == 60
+    waves = len(segments)
+    assert waves > 5
+    assert len(list(project.paths.root.glob("lake/*/*.parquet"))) >= waves
+    assert max(segments) <= 1 + waves.bit_length()
+
+
 def test_a_second_run_changes_nothing_and_loads_neither_model_nor_beam(project: Project) -> None:
     project.settings["stores"] = EDGE
     project.write_many(3)
