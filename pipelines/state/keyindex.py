@@ -39,7 +39,7 @@ _FILE = np.dtype([("name", "V32"), ("size", "<u8"), ("sha256", "V32")])
 _PLACE = np.dtype([("file", "<u4"), ("row", "<u4")])
 _DIGEST_BYTES = 32
 # Rows that are sorted in memory at once while segments are merged: 40 bytes each, a few times over.
-_MERGE_ROWS = 1 << 20
+_MERGE_ROWS = 1 << 17
 
 Keys = npt.NDArray[np.bytes_]
 Block = tuple[Keys, npt.NDArray[np.void]]
