@@ -7,24 +7,22 @@ group only by the parts that its shards belong to.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.state.documents import DOCUMENTS, documents_schema, newest
-from pipelines.state.files import TEMPORARY, reporting_write_errors
-from pipelines.state.tables import open_table, reading, with_kind
+from pipelines.state.files import temporary_folder
+from pipelines.state.tables import open_table, reading, write_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
 # A row group has some shards of a file of 33,000 rows.
-_GROUP_ROWS = 2048
+_SORTED = replace(DOCUMENTS, rows_per_group=2048)
 
 Shards = tuple[int, int]
 
@@ -49,29 +47,25 @@ def sorted_waves(waves: Sequence[Path], folder: Path, rows: int) -> Iterator[Sor
     """
     import pyarrow as pa
 
-    with reporting_write_errors(folder / TEMPORARY):
-        place = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}fold-", dir=folder))
     files: list[Path] = []
     shards: set[int] = set()
     gathered: list[pa.Table] = []
 
-    def write() -> None:
+    def write(place: Path) -> None:
         table = newest(pa.concat_tables(gathered))
         gathered.clear()
         shards.update(table.column("shard").unique().to_pylist())
         files.append(place / f"{len(files):05d}.parquet")
-        _write(table, files[-1])
+        write_table(files[-1], _SORTED, table.schema, [table])
 
-    try:
+    with temporary_folder(folder, "fold") as place:
         for wave in waves:
             gathered.append(_read(wave))
             if sum(table.num_rows for table in gathered) >= rows:
-                write()
+                write(place)
         if gathered:
-            write()
+            write(place)
         yield SortedWaves(tuple(files), frozenset(shards))
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
 
 
 def rows_between(files: Sequence[Path], shards: Shards) -> pa.Table:
@@ -92,14 +86,6 @@ def _read(path: Path) -> pa.Table:
     file = open_table(path, DOCUMENTS, documents_schema())
     with reading(path):
         return file.read()
-
-
-def _write(table: pa.Table, path: Path) -> None:
-    import pyarrow.parquet as pq
-
-    whole = table.cast(with_kind(table.schema, DOCUMENTS, {}))
-    with reporting_write_errors(path):
-        pq.write_table(whole, path, row_group_size=_GROUP_ROWS, write_page_checksum=True)
 
 
 def _overlaps(file: pq.ParquetFile, group: int, shards: Shards) -> bool:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from m3core.errors import StateError
 from pipelines.state.collection import read_collection
@@ -30,7 +32,7 @@ from pipelines.state.documents import (
     tombstone,
 )
 from pipelines.state.files import damaged, make_folder
-from pipelines.state.folding import SortedWaves, rows_between, sorted_waves
+from pipelines.state.folding import Shards, SortedWaves, rows_between, sorted_waves
 from pipelines.state.manifestfiles import DataFile, Listing, ManifestFolder, Wave
 from pipelines.state.paths import StatePaths
 from pipelines.state.tables import dataset, write_table
@@ -140,7 +142,7 @@ class Manifest:
         shards = {shard_of(key, listing.shards) for key in wanted}
         near = [file for file in listing.base if shards & set(range(file.first_shard, file.last_shard + 1))]
         doc_ids = pa.array(sorted({doc_id for _, doc_id in wanted}), pa.string())
-        rows = newest(self._rows([*near, *listing.delta_files], listing, where=pc.field("doc_id").isin(doc_ids)))
+        rows = newest(self._rows([*near, *listing.delta_files], listing, pc.field("doc_id").isin(doc_ids)))
         found = (one for one in read_documents(rows.to_pylist()) if one.key in wanted)
         return {one.key: one for one in found if not one.removed or (removed and one.waiting())}
 
@@ -207,9 +209,10 @@ class Manifest:
     def _parts(self) -> Iterator[pa.Table]:
         """Newest rows, gone documents too, a part at a time."""
         listing = self._listing()
+        deltas = self._files.verified(listing.delta_files, listing)
         for base in _base_of(listing):
             for shards in _split(base, listing):
-                yield self._part(base, shards, listing)
+                yield self._part(base, deltas, shards, listing)
 
     def _fold(self, base: DataFile, waves: SortedWaves, listing: Listing) -> Iterator[DataFile]:
         """The base files that replace `base`: itself, where nothing changed, or several, where it grew too large."""
@@ -217,37 +220,32 @@ class Manifest:
             yield base
             return
         run, wave = listing.last
-        before = self._files.verified([base] if base.name else [], listing)
         for shards in _split(base, listing):
-            rows = kept_rows(newest(rows_between([*before, *waves.files], shards)))
+            rows = kept_rows(self._part(base, waves.files, shards, listing))
             name = f"base-{run:06d}-{wave:05d}-{shards[0]:05d}.parquet"
             write_table(self._files.data / name, DOCUMENTS, rows.schema, [rows])
             yield self._files.sealed(shards, name, rows.num_rows)
 
-    def _part(self, base: DataFile, shards: tuple[int, int], listing: Listing) -> pa.Table:
-        """Newest rows of some shards, gone documents too, in their order."""
-        import pyarrow.compute as pc
+    def _part(self, base: DataFile, waves: Sequence[Path], shards: Shards, listing: Listing) -> pa.Table:
+        """Newest rows of some shards in the base and in files of waves, gone documents too, in their order."""
+        before = self._files.verified([base] if base.name else [], listing)
+        with self._overtaken(listing):
+            return newest(rows_between([*before, *waves], shards))
 
-        shard = pc.field("shard")
-        files = [base, *listing.delta_files] if base.name else listing.delta_files
-        return newest(self._rows(files, listing, where=(shard >= shards[0]) & (shard <= shards[1])))
+    def _rows(self, files: Sequence[DataFile], listing: Listing, where: pc.Expression) -> pa.Table:
+        paths = self._files.verified(files, listing)
+        if not paths:
+            return documents_schema().empty_table()
+        with self._overtaken(listing):
+            return dataset(paths, documents_schema()).to_table(filter=where)
 
-    def _rows(
-        self,
-        files: Sequence[DataFile],
-        listing: Listing,
-        *,
-        where: pc.Expression,
-    ) -> pa.Table:
-        data = self._dataset(files, listing)
+    @contextmanager
+    def _overtaken(self, listing: Listing) -> Iterator[None]:
+        """A file that was there and is gone was folded in by a compaction, or is lost: StateError, DamagedError."""
         try:
-            return data.to_table(filter=where) if files else data
+            yield
         except FileNotFoundError:
             raise self._files.missing(self._files.data, listing) from None
-
-    def _dataset(self, files: Sequence[DataFile], listing: Listing) -> Any:
-        paths = self._files.verified(files, listing)
-        return dataset(paths, documents_schema()) if paths else documents_schema().empty_table()
 
 
 def _base_of(listing: Listing) -> Sequence[DataFile]:
@@ -255,7 +253,7 @@ def _base_of(listing: Listing) -> Sequence[DataFile]:
     return listing.base or [DataFile(0, listing.shards - 1, "", 0, 0, "")]
 
 
-def _split(base: DataFile, listing: Listing) -> list[tuple[int, int]]:
+def _split(base: DataFile, listing: Listing) -> list[Shards]:
     """Ranges of shards (first, last) that hold a part each; a hash spreads documents evenly over the shards."""
     width = base.last_shard + 1 - base.first_shard
     added = sum(file.rows for file in listing.delta_files) * width // listing.shards

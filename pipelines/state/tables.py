@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from m3core.disk import disk_full
 from m3core.errors import M3Error
-from pipelines.state.files import TEMPORARY, atomic_file, check_format, damaged, reporting_write_errors
+from pipelines.state.files import atomic_file, check_format, damaged, temporary_folder
 
 if TYPE_CHECKING:
     import duckdb
@@ -117,22 +117,17 @@ def duckdb_connection(folder: Path, memory: str = "256MB") -> Iterator[duckdb.Du
 
     DiskFullError if there is no room to spill.
     """
-    import shutil
-    import tempfile
-
     import duckdb
 
-    with reporting_write_errors(folder / TEMPORARY):
-        spill = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}join-", dir=folder))
     settings: dict[str, str | bool | int | float | list[str]]
-    settings = {"memory_limit": memory, "temp_directory": str(spill), "preserve_insertion_order": False, "threads": 2}
-    connection = duckdb.connect(config=settings)
-    try:
-        yield connection
-    except duckdb.Error as error:
-        if "No space left" in str(error) or "max_temp_directory_size" in str(error):
-            raise disk_full(spill / "join") from error
-        raise
-    finally:
-        connection.close()
-        shutil.rmtree(spill, ignore_errors=True)
+    settings = {"memory_limit": memory, "preserve_insertion_order": False, "threads": 2}
+    with temporary_folder(folder, "join") as spill:
+        connection = duckdb.connect(config={**settings, "temp_directory": str(spill)})
+        try:
+            yield connection
+        except duckdb.Error as error:
+            if "No space left" in str(error) or "max_temp_directory_size" in str(error):
+                raise disk_full(spill / "join") from error
+            raise
+        finally:
+            connection.close()
