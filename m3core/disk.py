@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +39,19 @@ def disk_usage(path: Path) -> DiskUsage:
 def free_bytes(path: Path) -> int:
     """Bytes that an ordinary user may still write on the disk of `path`, which need not be there yet."""
     return disk_usage(path).free
+
+
+def bytes_on_disk(files: Iterable[os.stat_result]) -> int:
+    """What files take; holes take nothing, and a file with several names counts once."""
+    total = 0
+    seen: set[tuple[int, int]] = set()
+    for file in files:
+        if file.st_nlink > 1:
+            if (file.st_dev, file.st_ino) in seen:
+                continue
+            seen.add((file.st_dev, file.st_ino))
+        total += file.st_blocks * 512
+    return total
 
 
 def scarce(path: Path) -> str:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from m3core.disk import disk_full, says_full
+from m3core.disk import bytes_on_disk, disk_full, says_full
 from m3core.disk import require_free as require_free
 from m3core.errors import StoreError
 
@@ -43,8 +43,7 @@ def allocated_bytes(folder: Path, shared: Sequence[str] = ()) -> int:
 
     Holes take nothing, and a file with several names counts once.
     """
-    files = (path.lstat() for path in folder.rglob("*") if not _like(path.name, shared))
-    return 512 * sum({(file.st_dev, file.st_ino): file.st_blocks for file in files}.values())
+    return bytes_on_disk(path.lstat() for path in folder.rglob("*") if not _like(path.name, shared))
 
 
 def copy_tree(source: Path, target: Path, shared: Sequence[str] = ()) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from m3core.disk import free_bytes
+from m3core.disk import bytes_on_disk, free_bytes
 from pipelines.operate.collection import Place
 
 
@@ -50,20 +52,14 @@ def measure(place: Place, embedded: list[str]) -> Sizes:
 
 def disk_bytes(folder: Path) -> int:
     """What the files below `folder` take, one with several names once; what disappears meanwhile takes nothing."""
-    total = 0
-    seen: set[tuple[int, int]] = set()
+    return bytes_on_disk(_files(folder))
+
+
+def _files(folder: Path) -> Iterator[os.stat_result]:
     for path, _, names in os.walk(folder):
         for name in names:
-            try:
-                file = os.lstat(os.path.join(path, name))  # noqa: PTH118 - a million files, quickly
-            except FileNotFoundError:
-                continue
-            if file.st_nlink > 1:
-                if (file.st_dev, file.st_ino) in seen:
-                    continue
-                seen.add((file.st_dev, file.st_ino))
-            total += file.st_blocks * 512
-    return total
+            with suppress(FileNotFoundError):
+                yield os.lstat(os.path.join(path, name))  # noqa: PTH118 - a million files, quickly
 
 
 def _disk_total(folder: Path) -> int:
