@@ -23,7 +23,7 @@ from pipelines.state.stores import store_options
 # How a store of a kind is opened for reading: here, or in a process of its own.
 OpenSearcher = Callable[[str, StoreOptions], Searcher]
 # Copying and opening a large embedded folder that is not in the page cache.
-_OPENING_SECONDS = 120.0
+OPENING_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ async def _prime(searcher: Searcher) -> None:
     """Let an embedded store open its folder now, outside of any query's deadline."""
     # What stops it here stops the query too, which tells it from the other stores' answers.
     with suppress(StoreError):
-        await searcher.count(Everything(), _OPENING_SECONDS)
+        await searcher.count(Everything(), OPENING_SECONDS)
 
 
 async def _close(searchers: Mapping[str, Searcher]) -> None:

@@ -30,14 +30,13 @@ from connectors.protocol import Capabilities, Payload, Scored, Searcher, StoreOp
 from connectors.registry import is_embedded, open_searcher
 from m3core.errors import M3Error, StoreError
 from m3core.types import QueryVectors, Signal
+from pipelines.query.live import OPENING_SECONDS
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
 # A search has rarely more to do at once.
 _MOST_PROCESSES = 2
-# Opening a large folder that is not in the page cache.
-_OPENING_SECONDS = 120.0
 # How long a store may take to let go of its folder; its lock goes with the process in any case.
 _CLOSING_SECONDS = 5.0
 # Fewer multi-vector scores (some 60 microseconds each) are not worth another message.
@@ -130,7 +129,7 @@ class ApartSearcher:
 
     def _add(self, place: _Place) -> None:
         try:
-            place.call("count", (Everything(), _OPENING_SECONDS))
+            place.call("count", (Everything(), OPENING_SECONDS))
         except M3Error as error:
             self._places.remove(place)
             place.end()
@@ -141,9 +140,9 @@ class ApartSearcher:
 
     def _call(self, method: str, arguments: tuple[Any, ...], deadline: float) -> Any:
         left = deadline - time.monotonic()
+        if left <= 0:
+            raise _late(self._options.name)
         try:
-            if left <= 0:
-                raise queue.Empty
             place = self._idle.get(timeout=left)
         except queue.Empty:
             raise _late(self._options.name) from None
