@@ -139,6 +139,15 @@ class Store:
         self._searchers.clear()
 
 
+@contextmanager
+def quick_store(kind: str, otherwise: Path) -> Iterator[Store]:
+    """An empty store in a `quick_folder`, closed at the end."""
+    with quick_folder(otherwise) as folder:
+        opened = Store.of(kind, folder / "main")
+        yield opened
+        opened.close()
+
+
 def publish(sink: Sink) -> None:
     """What the end of a run does."""
     sink.flush()

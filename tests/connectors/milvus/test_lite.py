@@ -20,17 +20,15 @@ from connectors.protocol import EmbeddedSink
 from m3core.errors import DiskFullError, LockedError, StoreError
 from m3core.types import Signal
 from tests.conformance.data import make_query, make_rows
-from tests.conformance.store import Store, quick_folder
+from tests.conformance.store import Store, quick_store
 
 pytestmark = pytest.mark.xdist_group("milvus")
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    with quick_folder(tmp_path) as folder:
-        opened = Store.of("milvus-lite", folder / "main")
+    with quick_store("milvus-lite", tmp_path) as opened:
         yield opened
-        opened.close()
 
 
 def sink(store: Store) -> EmbeddedSink:

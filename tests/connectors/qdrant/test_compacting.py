@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from connectors.protocol import CompactingSink, EmbeddedSink
@@ -12,18 +9,10 @@ from connectors.qdrant.edge.sink import EdgeSink
 from connectors.snapshots.chain import SnapshotChain
 from m3core.types import Row
 from tests.conformance.data import make_query, make_rows, with_chunk
-from tests.conformance.store import Store, quick_folder
+from tests.conformance.store import Store
 from tests.pipelines.operate.traces import traces
 
 _CANARIES = ("Wq7zGhb", "Xk3pLmw", "Zj9kFdv", "Vr5nBnc", "Ux2cYtr")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with quick_folder(tmp_path) as folder:
-        opened = Store.of("qdrant-edge", folder / "main")
-        yield opened
-        opened.close()
 
 
 def rows() -> list[Row]:

@@ -40,13 +40,6 @@ def root(tmp_path: Path) -> Iterator[Path]:
         yield folder / "main"
 
 
-@pytest.fixture
-def store(root: Path) -> Iterator[Store]:
-    opened = Store.of("qdrant-edge", root)
-    yield opened
-    opened.close()
-
-
 def sink(store: Store) -> EmbeddedSink:
     opened = store.sink()
     assert isinstance(opened, EmbeddedSink)

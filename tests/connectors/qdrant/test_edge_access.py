@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,18 +13,10 @@ from connectors.protocol import Patch
 from connectors.qdrant.edge.access import access_keys
 from m3core.types import Identity
 from tests.conformance.data import make_rows
-from tests.conformance.store import Store, quick_folder
+from tests.conformance.store import Store
 
 NAMES = st.text(alphabet=st.sampled_from("ab1:\x00é"), max_size=4)
 ALIKE = (("a", "b:c"), ("a:b", "c"), ("1:a", "b"), ("1", "a:b"), ("b:c", "a"))
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with quick_folder(tmp_path) as folder:
-        opened = Store.of("qdrant-edge", folder / "main")
-        yield opened
-        opened.close()
 
 
 @given(NAMES, NAMES, NAMES, NAMES)
