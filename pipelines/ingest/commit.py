@@ -175,7 +175,8 @@ def _take_back(unfinished: list[DocumentRecord], written: set[str], step: Commit
 
     Returns records that remember what a store that was given up has still to delete.
     """
-    old = step.manifest.find([record.key for record in unfinished], removed=True) if unfinished else {}
+    keys = [record.key for record in unfinished]
+    old = step.manifest.find(keys, removed=True, before=(step.run, 0)) if keys else {}
     new: dict[DocumentKey, set[str]] = {}
     for record in unfinished:
         before = old.get(record.key)

@@ -21,7 +21,7 @@ from pipelines.ingest.listing import Listing
 from pipelines.ingest.stores import Standing
 from pipelines.state.batches import in_batches
 from pipelines.state.documents import REFUSED
-from pipelines.state.manifest import DocumentKey, DocumentRecord, Manifest
+from pipelines.state.manifest import DocumentKey, DocumentRecord, Manifest, Wave
 from pipelines.state.tables import duckdb_connection
 
 _BATCH = 4096
@@ -182,10 +182,11 @@ def duplicates(work: Work) -> Iterator[tuple[str, str, str, str]]:
         yield from batch
 
 
-def pending_records(work: Work, manifest: Manifest) -> Iterator[DocumentRecord]:
-    """Records whose rows wait for a store although their source is as it was, or could not be listed."""
+def pending_records(work: Work, manifest: Manifest, before: Wave | None = None) -> Iterator[DocumentRecord]:
+    """Records, as they were before that wave, whose rows wait for a store although their source is as it was, or could
+    not be listed."""
     for batch in _select(work.file, _KEY, ("pending", "owed")):
-        found = manifest.find(batch)
+        found = manifest.find(batch, before=before)
         yield from (found[key] for key in batch if key in found)
 
 
@@ -234,10 +235,12 @@ class KeyFile:
                 writer.write_table(pa.table([[key[column] for key in batch] for column in (0, 1)], schema=schema))
         return cls(file)
 
-    def records(self, manifest: Manifest, *, removed: bool = False) -> Iterator[list[DocumentRecord]]:
-        """Their newest records; with `removed`, also of those that are gone but that a store has still to delete."""
+    def records(
+        self, manifest: Manifest, *, removed: bool = False, before: Wave | None = None
+    ) -> Iterator[list[DocumentRecord]]:
+        """Their newest records, as `Manifest.find` has them."""
         for batch in _select(self.file, _KEY, size=_RECORD_BATCH):
-            yield list(manifest.find(batch, removed=removed).values())
+            yield list(manifest.find(batch, removed=removed, before=before).values())
 
 
 def written_by(run: int, manifest: Manifest, folder: Path) -> KeyFile:

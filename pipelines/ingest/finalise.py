@@ -12,7 +12,7 @@ from pipelines.ingest.diff import KeyFile, written_by
 from pipelines.ingest.stores import Stores, delete_from
 from pipelines.state.documents import REFUSED, leaving, tombstone
 from pipelines.state.lease import Lease
-from pipelines.state.manifest import DocumentRecord, Manifest
+from pipelines.state.manifest import DocumentRecord, Manifest, Wave
 
 Batches = Callable[[], Iterable[Sequence[DocumentRecord]]]
 
@@ -58,6 +58,8 @@ def finalise(ending: Ending) -> Ended:
     deltas = _Deltas(ending)
     for batch in ending.gone():
         deltas.append([leaving(record) for record in batch])
+    # A first load: whatever reads the manifest from here on would sort all its waves, or open them for every batch.
+    ending.manifest.compact(only_if_grown=True)
     written = written_by(ending.run, ending.manifest, ending.folder)
     deleted = [_delete(name, written, ending) for name in stores.embedded]
     ending.lease.check()
@@ -82,7 +84,11 @@ class _Deltas:
     waves: Iterator[int] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.waves = count(self.ending.last_wave + 1)
+        self.waves = count(self.first[1])
+
+    @property
+    def first(self) -> Wave:
+        return self.ending.run, self.ending.last_wave + 1
 
     def append(self, records: Sequence[DocumentRecord]) -> None:
         if records:
@@ -123,7 +129,7 @@ def _every_chunk(record: DocumentRecord) -> Iterator[str]:
 def _mark(written: KeyFile, ending: Ending, deltas: _Deltas) -> tuple[int, int]:
     """Write the last deltas; returns how many documents are gone, and how many were and have left every store now."""
     gone = removed = 0
-    for records in written.records(ending.manifest):
+    for records in written.records(ending.manifest, before=deltas.first):
         deltas.append([settled for record in records if (settled := _settled(record, ending)) != record])
     for batch in ending.gone():
         deltas.append([_removed(leaving(record), ending) for record in batch])

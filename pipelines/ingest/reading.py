@@ -119,6 +119,10 @@ class ReadStep:
     chunk_files: ChunkFiles
     standing: Standing
 
+    def known(self, keys: Collection[DocumentKey], *, removed: bool = False) -> dict[DocumentKey, DocumentRecord]:
+        """Records of documents as they were before this run. See `Manifest.find`."""
+        return self.manifest.find(keys, removed=removed, before=(self.run, 0)) if keys else {}
+
 
 def prepare(group: Group, wave: int, step: ReadStep) -> Chunked:
     """Documents and chunk rows of a group; new rows are in a chunk file of the wave before they are returned.
@@ -156,7 +160,7 @@ def _read(group: ItemGroup, step: ReadStep) -> Chunked:
             key = source.identify(item)
             chunked.letters.append(document_letter("read", item, key or ("", ""), error))
             failed += [key] if key else []
-    known = step.manifest.find({found.key for found in read}, removed=True) if read else {}
+    known = step.known({found.key for found in read}, removed=True)
     same = {found.key: found for found in read if found.same_as(known.get(found.key))}
     again = _note_same(same.values(), known, chunked, step)
     for found, chunks in _chunk([found for found in read if found.key not in same or found.key in again], step):
@@ -246,7 +250,6 @@ def lost_letter(record: DocumentRecord) -> DeadLetter:
 
 def _keep_old_versions(keys: Collection[DocumentKey], chunked: Chunked, step: ReadStep) -> None:
     """A document whose new version failed keeps its old one: if a store waits for that, it goes on its way."""
-    old = step.manifest.find(keys).values() if keys else ()
-    restored = restore(old, step.chunk_files, step.standing)
+    restored = restore(step.known(keys).values(), step.chunk_files, step.standing)
     _bring(restored, "kept", chunked)
     chunked.letters += [lost_letter(record) for record in restored.lost]

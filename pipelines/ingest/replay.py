@@ -160,7 +160,7 @@ def _work(run: Run[Session], tally: Tally, options: LoadOptions) -> None:
 def _waves(run: Run[Session], stores: Stores, work: diff.Work, tally: Tally) -> int:
     """Restore, load and commit wave after wave; returns how many there were."""
     limits = WaveLimits.of(run.request.config)
-    groups = record_groups(diff.pending_records(work, run.manifest), limits)
+    groups = record_groups(diff.pending_records(work, run.manifest, (run.number, 0)), limits)
 
     def bring(group: Group, wave: int, step: PlainStep) -> Iterator[Outcome]:
         if isinstance(group, RecordGroup):

@@ -116,7 +116,7 @@ def run_waves(run: Run[Request], work: diff.Work, shared: Shared, tally: Tally) 
     request = run.request
     limits = WaveLimits.of(request.config)
     items = item_groups(wanted_items(request.sources, work.wanted), limits)
-    records = record_groups(diff.pending_records(work, run.manifest), limits)
+    records = record_groups(diff.pending_records(work, run.manifest, (run.number, 0)), limits)
     number = 0
     for number, groups in enumerate(cut_waves(items, records, limits), start=1):
         run.before_write()

@@ -32,17 +32,16 @@ from pipelines.state.documents import (
     tombstone,
 )
 from pipelines.state.files import damaged, make_folder
-from pipelines.state.folding import Shards, SortedWaves, rows_between, sorted_waves
+from pipelines.state.folding import Shards, SortedWaves, rows_between, rows_of, sorted_waves
 from pipelines.state.manifestfiles import DataFile, Listing, ManifestFolder, Wave
 from pipelines.state.paths import StatePaths
-from pipelines.state.tables import dataset, write_table
+from pipelines.state.tables import write_table
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
-    import pyarrow.compute as pc
 
-__all__ = ["DocumentKey", "DocumentRecord", "Manifest", "ManifestCounts"]
+__all__ = ["DocumentKey", "DocumentRecord", "Manifest", "ManifestCounts", "Wave"]
 
 _BATCH = 8192
 _PART_ROWS = 1 << 15
@@ -105,10 +104,14 @@ class Manifest:
         """Run and wave of what was committed last; (0, 0) if nothing was."""
         return self._listing().last
 
-    def compact(self) -> None:
-        """Fold the waves into the shards. Killed anywhere, it leaves the old base or the new one."""
+    def compact(self, *, only_if_grown: bool = False) -> None:
+        """Fold the waves into the shards. Killed anywhere, it leaves the old base or the new one.
+
+        `only_if_grown`: nothing is done while the waves have fewer rows than the base, which would be written anew.
+        """
         listing = self._listing()
-        if not listing.deltas:
+        waiting = sum(file.rows for file in listing.delta_files)
+        if not listing.deltas or (only_if_grown and waiting < sum(file.rows for file in listing.base)):
             return
         deltas = self._files.verified(listing.delta_files, listing)
         with sorted_waves(deltas, self._files.folder, _PART_ROWS) as waves:
@@ -131,18 +134,26 @@ class Manifest:
             for batch in kept.to_batches(_BATCH):
                 yield from read_documents(batch.to_pylist())
 
-    def find(self, keys: Collection[DocumentKey], *, removed: bool = False) -> dict[DocumentKey, DocumentRecord]:
+    def find(
+        self, keys: Collection[DocumentKey], *, removed: bool = False, before: Wave | None = None
+    ) -> dict[DocumentKey, DocumentRecord]:
         """Newest records of the given documents, as far as they are there; with `removed`, also of those that are gone
-        but that a store has still to delete."""
+        but that a store has still to delete.
+
+        `before` leaves out that wave and all later ones, as far as they are not compacted: a run that commits wave
+        after wave need not look into its own for documents that it has not come to.
+        """
         import pyarrow as pa
-        import pyarrow.compute as pc
 
         wanted = set(keys)
         listing = self._listing()
         shards = {shard_of(key, listing.shards) for key in wanted}
         near = [file for file in listing.base if shards & set(range(file.first_shard, file.last_shard + 1))]
+        deltas = [delta for delta in listing.deltas if before is None or delta.wave < before]
         doc_ids = pa.array(sorted({doc_id for _, doc_id in wanted}), pa.string())
-        rows = newest(self._rows([*near, *listing.delta_files], listing, pc.field("doc_id").isin(doc_ids)))
+        files = [*near, *(file for delta in deltas for file in delta.files)]
+        with self._overtaken(listing):
+            rows = newest(rows_of(self._files.verified(files, listing), doc_ids))
         found = (one for one in read_documents(rows.to_pylist()) if one.key in wanted)
         return {one.key: one for one in found if not one.removed or (removed and one.waiting())}
 
@@ -231,13 +242,6 @@ class Manifest:
         before = self._files.verified([base] if base.name else [], listing)
         with self._overtaken(listing):
             return newest(rows_between([*before, *waves], shards))
-
-    def _rows(self, files: Sequence[DataFile], listing: Listing, where: pc.Expression) -> pa.Table:
-        paths = self._files.verified(files, listing)
-        if not paths:
-            return documents_schema().empty_table()
-        with self._overtaken(listing):
-            return dataset(paths, documents_schema()).to_table(filter=where)
 
     @contextmanager
     def _overtaken(self, listing: Listing) -> Iterator[None]:

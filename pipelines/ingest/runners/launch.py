@@ -140,7 +140,7 @@ def _cut(run: Run[Request], work: diff.Work) -> Iterator[list[tuple[dict[str, An
     limits = WaveLimits.of(config)
     records = (
         ({"records": [record.key for record in group.records]}, record_bytes(group, limits))
-        for group in record_groups(diff.pending_records(work, run.manifest), limits)
+        for group in record_groups(diff.pending_records(work, run.manifest, (run.number, 0)), limits)
     )
     lines: Iterable[tuple[dict[str, Any], int]] = chain(records, wanted_groups(work))
     return cut_parts(lines, lambda line: line[1], config.runner.wave_bytes)

@@ -255,7 +255,7 @@ class StepShared(Shared):
         line = files.read_line(self.order.groups, number)
         if "records" in line:
             keys = [(tenant, doc_id) for tenant, doc_id in line["records"]]
-            found = self.read.manifest.find(keys)
+            found = self.read.known(keys)
             yield RecordGroup(tuple(found[key] for key in keys if key in found))
             return
         split = kept_split(line["split"], files)

@@ -25,8 +25,8 @@ def step_in(folder: Path) -> Iterator[tuple[CommitStep, PickySink]]:
     paths = paths_in(folder)
     sink = PickySink(folder / "store", lambda row: "")
     with acquire_lease(paths) as lease:
-        run = RunFolder.create(paths, 1, {})
-        yield CommitStep(1, Manifest(paths, 1), run, lease, stores_of({"main": sink})), sink
+        run = RunFolder.create(paths, 2, {})
+        yield CommitStep(2, Manifest(paths, 1), run, lease, stores_of({"main": sink})), sink
 
 
 def ids(*texts: str) -> list[str]:

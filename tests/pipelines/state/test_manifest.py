@@ -176,6 +176,44 @@ def test_the_base_is_split_as_it_grows_and_what_did_not_change_stays(
     assert manifest.counts().documents == 79
 
 
+def test_a_run_finds_documents_as_they_were_and_opens_none_of_its_own_waves(
+    paths: StatePaths, manifest: Manifest
+) -> None:
+    old, new, key = record("a", 1), record("a", 3), ("acme", "a")
+    manifest.append(1, 1, [old])
+    manifest.append(2, 1, [record("b", 2)])
+    manifest.append(3, 1, [new])
+    manifest.append(3, 2, [record("c", 3)])
+    assert manifest.find([key], before=(3, 0)) == {key: old}
+    assert manifest.find([key], before=(3, 2)) == manifest.find([key]) == {key: new}
+    assert manifest.find([("acme", "b"), ("acme", "c")], before=(3, 2)).keys() == {("acme", "b")}
+    assert manifest.find([key], before=(1, 0)) == {}
+    for own in data_files(paths):
+        if own.name.startswith("delta-000003"):
+            own.write_bytes(b"not opened")
+    assert Manifest(paths, 1).find([key], before=(3, 0)) == {key: old}
+    with pytest.raises(DamagedError):
+        Manifest(paths, 1).find([key])
+
+
+def test_a_manifest_that_has_grown_little_is_left_for_the_end_of_the_run(paths: StatePaths, manifest: Manifest) -> None:
+    def waves() -> int:
+        return len(ManifestFolder(paths.manifest(1)).listing().deltas)
+
+    manifest.compact(only_if_grown=True)
+    manifest.append(1, 1, [record(f"{n}") for n in range(5)])
+    manifest.append(1, 2, [record(f"{n}") for n in range(5, 10)])
+    manifest.compact(only_if_grown=True)
+    assert waves() == 0, "a first load is folded: there was nothing before it"
+    manifest.append(2, 1, [record(f"{n}", 2) for n in range(9)])
+    manifest.compact(only_if_grown=True)
+    assert waves() == 1, "ten rows would be written anew for nine"
+    manifest.append(2, 2, [record("10", 2)])
+    manifest.compact(only_if_grown=True)
+    assert waves() == 0
+    assert len(held(manifest)) == 11
+
+
 def test_a_compaction_reads_every_wave_once_and_leaves_nothing_beside(
     paths: StatePaths, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
