@@ -321,4 +321,8 @@ class WarmSearcher(Searcher, Protocol):
     """A searcher that can make itself ready for many searches: its rows are on this machine's disk."""
 
     async def warm(self, timeout: float) -> None:
-        """Open the store, and begin to bring its rows into memory as far as there is room; idempotent."""
+        """Open the store, and bring its rows into memory as far as there is room; idempotent.
+
+        Returns when they are there, or when `timeout` is nearly over: the rest comes beside the searches. Raises
+        StoreError.
+        """

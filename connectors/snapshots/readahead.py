@@ -22,6 +22,10 @@ class ReadAhead:
         self._thread = threading.Thread(target=self._run, name="m3-read-ahead", daemon=True)
         self._thread.start()
 
+    def wait(self, timeout: float) -> None:
+        """Until all is read, or so many seconds."""
+        self._thread.join(max(0.0, timeout))
+
     def stop(self) -> None:
         """End it; idempotent. Returns when no file is open any more."""
         self._stopped.set()

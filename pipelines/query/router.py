@@ -36,6 +36,8 @@ from pipelines.state.collection import Generation
 _PATIENCE_SHARE, _MOST_PATIENCE = 0.2, 1.0
 # A search is slow, for how many are let in at once, when it took this part of the configured timeout.
 _SLOW_SHARE = 0.2
+# How long the rows of an embedded store may take into memory: 10 GB from a disk of 200 MB/s.
+_WARM_SECONDS = 50.0
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class Router:
             for searcher in pinned.searchers.values():
                 if isinstance(searcher, WarmSearcher):
                     with suppress(M3Error):  # the search below meets it too: it says so, or does without that store
-                        await searcher.warm(self.search_defaults.timeout)
+                        await searcher.warm(_WARM_SECONDS)
         # Not by way of the admission: what happens once says nothing about how many searches are good.
         return (await self._search(SearchRequest("warm", nobody, limit=1))).timings_ms
 

@@ -41,12 +41,16 @@ class EdgeReader:
             return self._shard
         return self._exchange(copy)
 
-    def warm(self) -> None:
-        """Open the newest snapshot, and read it and all later ones into the system's cache, beside the searches."""
+    def warm(self) -> ReadAhead | None:
+        """Open the newest snapshot, and read it and all later ones into the system's cache, beside the searches.
+
+        Returns what reads the newest, for those who wait for it.
+        """
         self.shard()
         if not self._warm:
             self._warm = True
             self._read_ahead()
+        return self._ahead
 
     def close(self) -> None:
         """Release shard and copy; idempotent."""

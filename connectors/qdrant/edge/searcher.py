@@ -28,6 +28,8 @@ _T = TypeVar("_T")
 _MULTI_IDS = 256
 # Asked for beyond the limit, so that equal scores at the cut can be ordered by id.
 _TIE_ROOM = 16
+# How much of its time a warm-up may wait for the disk: enough is left to answer in time.
+_WAITED = 0.9
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,10 @@ class EdgeSearcher:
         return await self._run(lambda job: job.shard.count(request), timeout)
 
     async def warm(self, timeout: float) -> None:
-        await self._run(lambda job: self._reader.warm(), timeout)
+        deadline = time.monotonic() + timeout
+        ahead = await self._run(lambda job: self._reader.warm(), timeout)
+        if ahead is not None:
+            await asyncio.to_thread(ahead.wait, _WAITED * (deadline - time.monotonic()))
 
     async def aclose(self) -> None:
         if not self._closed:

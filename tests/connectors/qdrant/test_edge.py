@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -28,6 +29,7 @@ from connectors.qdrant.edge.schema import READ_ONLY_FILES
 from connectors.qdrant.edge.searcher import EdgeSearcher, _nearest
 from connectors.qdrant.edge.sink import EdgeSink
 from connectors.snapshots.chain import SnapshotChain
+from connectors.snapshots.readahead import ReadAhead
 from m3core.errors import DiskFullError, LockedError, StoreError
 from m3core.types import Signal
 from tests.conformance.data import SCHEMA, make_query, make_rows
@@ -168,6 +170,33 @@ def test_a_warm_reader_reads_ahead_in_what_is_published_later_too(store: Store) 
     assert first._stopped.is_set()
     reader.close()
     reader.close()
+
+
+def test_warming_waits_until_the_snapshot_is_read_but_not_longer_than_it_may(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+    read: list[Path] = []
+
+    def slowly(ahead: ReadAhead, path: Path, buffer: bytearray) -> None:
+        go.wait(10)
+        read.append(path)
+
+    monkeypatch.setattr(ReadAhead, "_read", slowly)
+    store.write(make_rows(5))
+
+    async def warm(timeout: float) -> int:
+        searcher = EdgeSearcher(store.options)
+        try:
+            await searcher.warm(timeout)
+            return len(read)
+        finally:
+            go.set()
+            await searcher.aclose()
+
+    assert asyncio.run(warm(1.0)) == 0, "it returns in time, and says nothing of what is still being read"
+    read.clear()
+    assert asyncio.run(warm(30.0)) >= 10
 
 
 def test_searchers_of_two_processes_and_of_one_process_do_not_disturb_each_other(store: Store) -> None:
