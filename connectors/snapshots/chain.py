@@ -145,6 +145,21 @@ class SnapshotChain:
         self._published()
         return self._slots.take(self._published, wait=wait, min_free=min_free)
 
+    def newer_copy(self, held: SnapshotCopy, *, wait: float, min_free: int) -> SnapshotCopy | None:
+        """A copy of the published snapshot; None if `held` is one, or if copies are busy for `wait` seconds: then the
+        run that published still makes one for a reader.
+
+        StoreError if there is no room: what was published may take rights away, so the old snapshot must not answer.
+        """
+        if held.snapshot == self.current():
+            return None
+        try:
+            return self.open_copy(wait=wait, min_free=min_free)
+        except LockedError:
+            return None
+        except DiskFullError as error:
+            raise StoreError(f"what was published cannot be opened: {error.message}", error.remedy) from error
+
     def _published(self) -> str:
         name = self.current()
         if name is None:

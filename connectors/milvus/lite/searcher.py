@@ -15,7 +15,7 @@ from connectors.protocol import Capabilities, Payload, Scored, StoreOptions, Sto
 from connectors.queries import check_signal, check_text
 from connectors.snapshots.chain import SnapshotChain
 from connectors.snapshots.slots import SnapshotCopy
-from m3core.errors import DiskFullError, LockedError, StoreError
+from m3core.errors import StoreError
 from m3core.types import QueryVectors, Signal
 
 _T = TypeVar("_T")
@@ -84,20 +84,11 @@ class LiteSearcher:
 
     async def _newest(self) -> MilvusSearcher:
         """A searcher on the newest published snapshot."""
-        if self._inner is not None and self._copy is not None:
-            if self._copy.snapshot == self._chain.current():
-                return self._inner
-            try:
-                # While the run that published still makes a copy for us, the old snapshot answers without waiting.
-                copy = await asyncio.to_thread(self._take, 0.0)
-            except (LockedError, DiskFullError):
-                return self._inner
-        else:
-            copy = await asyncio.to_thread(self._take, 120.0)
-        return await self._exchange(copy)
-
-    def _take(self, wait: float) -> SnapshotCopy:
-        return self._chain.open_copy(wait=wait, min_free=self._options.min_free_bytes)
+        least = self._options.min_free_bytes
+        if self._inner is None or self._copy is None:
+            return await self._exchange(await asyncio.to_thread(self._chain.open_copy, min_free=least))
+        copy = await asyncio.to_thread(self._chain.newer_copy, self._copy, wait=0.0, min_free=least)
+        return self._inner if copy is None else await self._exchange(copy)
 
     async def _exchange(self, copy: SnapshotCopy) -> MilvusSearcher:
         try:

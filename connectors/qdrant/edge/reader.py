@@ -10,7 +10,7 @@ from connectors.qdrant.edge.shard import load_shard
 from connectors.snapshots.chain import SnapshotChain
 from connectors.snapshots.readahead import ReadAhead
 from connectors.snapshots.slots import SnapshotCopy
-from m3core.errors import DiskFullError, LockedError, StoreError
+from m3core.errors import StoreError
 
 # How long a request waits for another process to finish a copy. Copies share their large files and take milliseconds,
 # except on file systems without hard links.
@@ -29,17 +29,11 @@ class EdgeReader:
         self._warm = False
 
     def shard(self) -> edge.EdgeShard:
-        """The newest published snapshot, open. Raises StoreError, LockedError, DiskFullError."""
+        """The newest published snapshot, open. Raises StoreError; for the first one also LockedError, DiskFullError."""
         if self._shard is None or self._copy is None:
             return self._exchange(self._chain.open_copy(min_free=self._options.min_free_bytes))
-        if self._copy.snapshot == self._chain.current():
-            return self._shard
-        try:
-            copy = self._chain.open_copy(wait=_COPY_SECONDS, min_free=self._options.min_free_bytes)
-        except (LockedError, DiskFullError):
-            # The old snapshot answers as long as there is no copy of the new one.
-            return self._shard
-        return self._exchange(copy)
+        copy = self._chain.newer_copy(self._copy, wait=_COPY_SECONDS, min_free=self._options.min_free_bytes)
+        return self._shard if copy is None else self._exchange(copy)
 
     def warm(self) -> ReadAhead | None:
         """Open the newest snapshot, and read it and all later ones into the system's cache, beside the searches.
