@@ -175,8 +175,7 @@ def _take_back(unfinished: list[DocumentRecord], written: set[str], step: Commit
 
     Returns records that remember what a store that was given up has still to delete.
     """
-    keys = [record.key for record in unfinished]
-    old = step.manifest.find(keys, removed=True, before=(step.run, 0)) if keys else {}
+    old = step.manifest.find([record.key for record in unfinished], removed=True, before=(step.run, 0))
     new: dict[DocumentKey, set[str]] = {}
     for record in unfinished:
         before = old.get(record.key)

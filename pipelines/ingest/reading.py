@@ -121,7 +121,7 @@ class ReadStep:
 
     def known(self, keys: Collection[DocumentKey], *, removed: bool = False) -> dict[DocumentKey, DocumentRecord]:
         """Records of documents as they were before this run. See `Manifest.find`."""
-        return self.manifest.find(keys, removed=removed, before=(self.run, 0)) if keys else {}
+        return self.manifest.find(keys, removed=removed, before=(self.run, 0))
 
 
 def prepare(group: Group, wave: int, step: ReadStep) -> Chunked:

@@ -146,6 +146,8 @@ class Manifest:
         import pyarrow as pa
 
         wanted = set(keys)
+        if not wanted:
+            return {}
         listing = self._listing()
         shards = {shard_of(key, listing.shards) for key in wanted}
         near = [file for file in listing.base if shards & set(range(file.first_shard, file.last_shard + 1))]
