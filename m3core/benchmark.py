@@ -36,7 +36,7 @@ class EncodeFigures:
         return self.backbone_seconds / self.seconds
 
 
-def measure_encoding(encoder: Encoder, texts: Sequence[str], batch_tokens: int, rounds: int) -> EncodeFigures:
+def measure_encoding(encoder: Encoder, texts: Sequence[str], batch_tokens: int | None, rounds: int) -> EncodeFigures:
     """Encode passages `rounds` times, in turn with the bare backbone, after one small warm-up. `texts` is not empty."""
     encoder.encode(texts[:2], batch_tokens=batch_tokens)
     spec = encoder.spec

@@ -18,6 +18,7 @@ from m3core.checkpoint import ModelSpec, model_spec
 from m3core.errors import EncodeMemoryError, UsageError
 from m3core.fingerprint import encoder_fingerprint
 from m3core.gathering import Part, gather_dense, gather_lexical, gather_multi
+from m3core.gpu import own_stream, to_device, to_host
 from m3core.heads import Linear, read_head
 from m3core.lanes import Lanes, lane_count
 from m3core.layout import MULTI_HEAD, SPARSE_HEAD
@@ -33,10 +34,13 @@ from m3core.model import (
 )
 from m3core.precision import EXACT, Execution, bound_compiled_products, choose_execution
 from m3core.tokenize import TextTokenizer, load_tokenizer
-from m3core.types import ALL_SIGNALS, ChunkVectors, Encoded, LexicalBatch, QueryVectors, Signal, TextKind
+from m3core.types import ALL_SIGNALS, ChunkVectors, Encoded, Float32Array, LexicalBatch, QueryVectors, Signal, TextKind
 from m3core.windows import WINDOW_TEXTS, WINDOW_TOKENS, Tokens, read_windows
 
-DEFAULT_BATCH_TOKENS = 4096
+# Tokens per forward pass: more make a CPU no faster; a GPU is only busy with more.
+_BATCH_TOKENS = {"cpu": 4096, "cuda": 16_384}
+# While one batch is in the model the other's arrays are copied.
+_GPU_LANES = 2
 _Result = TypeVar("_Result")
 # Told of a finished batch: the places of its texts among those that were given, and the tokens of all of them.
 BatchProgress = Callable[[Sequence[int], int], None]
@@ -82,7 +86,7 @@ class Encoder:
         tokenizer = load_tokenizer(spec)
         lexical = read_head(spec.folder, SPARSE_HEAD) if Signal.LEXICAL in signals else None
         multi = read_head(spec.folder, MULTI_HEAD) if Signal.MULTI in signals else None
-        return cls(
+        encoder = cls(
             spec=spec,
             signals=tuple(signal for signal in ALL_SIGNALS if signal in signals),
             tokenizer=tokenizer,
@@ -91,6 +95,9 @@ class Encoder:
             multi_head=multi and check_head(multi, MULTI_HEAD, spec, spec.multi_dim).on(execution.device),
             execution=execution,
         )
+        if execution.device != "cpu":
+            encoder.encode(["."])  # a GPU's libraries are loaded at their first use
+        return encoder
 
     @cached_property
     def fingerprint(self) -> str:
@@ -101,11 +108,12 @@ class Encoder:
         self,
         texts: Sequence[str],
         kind: TextKind = "passage",
-        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        batch_tokens: int | None = None,
         progress: BatchProgress | None = None,
     ) -> Encoded:
         """Encode texts; results are in their order. `progress` is told of each finished batch.
 
+        `batch_tokens` is what goes through the model at once; without it what suits the device (`tokens_at_once`).
         A text longer than the model reads is cut (its eos stays) and marked in `truncated`. Raises UsageError, naming
         its place, for what is no text; EncodeMemoryError, after all others are done, if texts do not fit in memory even
         alone: it names them and holds the rest.
@@ -116,7 +124,7 @@ class Encoder:
         self,
         texts: Iterable[str],
         kind: TextKind = "passage",
-        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        batch_tokens: int | None = None,
         progress: BatchProgress | None = None,
         *,
         window: int = WINDOW_TEXTS,
@@ -153,7 +161,7 @@ class Encoder:
         spec = self.spec
         return Tokens(*self.tokenizer.encode(texts, spec.prefix(kind), spec.limit(kind), spec.cls_stride))
 
-    def _encode(self, tokens: Tokens, batch_tokens: int, progress: BatchProgress | None) -> Encoded:
+    def _encode(self, tokens: Tokens, batch_tokens: int | None, progress: BatchProgress | None) -> Encoded:
         telling = threading.Lock()
 
         def forward(indices: list[int]) -> Part:
@@ -176,17 +184,25 @@ class Encoder:
         return encoded
 
     def run_batches(
-        self, lengths: Sequence[int], batch_tokens: int, forward: Callable[[list[int]], _Result]
+        self, lengths: Sequence[int], batch_tokens: int | None, forward: Callable[[list[int]], _Result]
     ) -> tuple[list[_Result], list[int]]:
-        """`m3core.batching.forward_all`, side by side where this device is the CPU: its lanes share `batch_tokens`."""
-        cpu = self.execution.device == "cpu"
-        lanes = lane_count(torch.get_num_threads(), batch_tokens, sum(lengths)) if cpu else 1
+        """`m3core.batching.forward_all`, side by side: a CPU's lanes share a batch's tokens, a GPU's do not."""
+        at_once = self.tokens_at_once(batch_tokens)
+        if self.execution.device == "cpu":
+            lanes = lane_count(torch.get_num_threads(), at_once, sum(lengths))
+            at_once //= lanes
+        else:
+            lanes = _GPU_LANES if sum(lengths) > at_once else 1
         side_by_side = partial(self._lanes.run, lanes=lanes) if lanes > 1 else None
-        return forward_all(lengths, batch_tokens // lanes, self.budget, forward, side_by_side)
+        return forward_all(lengths, at_once, self.budget, forward, side_by_side)
+
+    def tokens_at_once(self, asked: int | None) -> int:
+        """Tokens of a batch: as asked for, or what suits this device."""
+        return _BATCH_TOKENS[self.execution.device.split(":")[0]] if asked is None else asked
 
     @cached_property
     def _lanes(self) -> Lanes:
-        return Lanes(torch.get_num_threads())
+        return Lanes(max(_GPU_LANES, torch.get_num_threads()))
 
     def _gives(self, signal: Signal) -> bool:
         return signal in self.signals
@@ -205,31 +221,40 @@ class Encoder:
     @torch.inference_mode()
     def _forward(self, indices: list[int], token_ids: list[list[int]]) -> Part:
         lengths = [len(ids) for ids in token_ids]
-        device = self.execution.device
         packed = torch.tensor([token for ids in token_ids for token in ids], dtype=torch.int64)
-        states = self.backbone(packed.to(device), lengths).float()
         counts = torch.tensor(lengths)
         starts = counts.cumsum(0) - counts
         dropped = torch.zeros(len(packed), dtype=torch.bool)
         dropped[starts] = True
         if self.spec.pooling == "mcls":
-            dropped |= cls_places(starts, counts)
-        dense = lexical = multi = None
-        if self._gives(Signal.DENSE):
-            dense = dense_vectors(states, starts.to(device), counts.to(device), self.spec.pooling).cpu().numpy()
-        if self.sparse_head is not None:
-            lexical = self._pool_lexical(packed, counts, token_weights(states, self.sparse_head).cpu())
-        if self.multi_head is not None:
-            multi = token_vectors(states, dropped.to(device), self.multi_head).cpu().numpy()
+            dropped |= cls_places(starts, counts, len(packed))
+        kept = (~dropped).nonzero().squeeze(1)
+        device = self.execution.device
+        found: dict[Signal, torch.Tensor] = {}
+        with own_stream(device):
+            states = self.backbone(to_device(packed, device), lengths).float()
+            if self._gives(Signal.DENSE):
+                bounds = to_device(starts, device), to_device(counts, device)
+                found[Signal.DENSE] = dense_vectors(states, *bounds, self.spec.pooling)
+            if self.sparse_head is not None:
+                found[Signal.LEXICAL] = token_weights(states, self.sparse_head)
+            if self.multi_head is not None:
+                found[Signal.MULTI] = token_vectors(states, to_device(kept, device), self.multi_head)
+            host = dict(zip(found, (values.numpy() for values in to_host(found.values())), strict=True))
         rows = torch.repeat_interleave(torch.arange(len(lengths)), counts)
-        vectors = torch.bincount(rows[~dropped], minlength=len(lengths)).tolist()
-        return Part(indices, vectors, dense, lexical, multi)
+        return Part(
+            indices,
+            torch.bincount(rows[kept], minlength=len(lengths)).tolist(),
+            host.get(Signal.DENSE),
+            self._pool_lexical(packed, counts, host[Signal.LEXICAL]) if Signal.LEXICAL in host else None,
+            host.get(Signal.MULTI),
+        )
 
-    def _pool_lexical(self, packed: torch.Tensor, counts: torch.Tensor, weights: torch.Tensor) -> LexicalBatch:
+    def _pool_lexical(self, packed: torch.Tensor, counts: torch.Tensor, weights: Float32Array) -> LexicalBatch:
         return pool_token_weights(
             rows=np.repeat(np.arange(len(counts), dtype=np.int64), counts.numpy()),
             token_ids=packed.numpy(),
-            weights=weights.numpy(),
+            weights=weights,
             dropped_ids=np.array(self.tokenizer.special.weightless, dtype=np.int64),
             texts=len(counts),
         )
@@ -267,4 +292,4 @@ def stored_vectors(encoded: Encoded) -> list[ChunkVectors]:
     return rows
 
 
-__all__ = ["DEFAULT_BATCH_TOKENS", "BatchProgress", "Encoder", "stored_vectors"]
+__all__ = ["BatchProgress", "Encoder", "stored_vectors"]

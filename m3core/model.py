@@ -1,21 +1,22 @@
 """Our own forward pass for BERT and XLM-RoBERTa with the three M3 heads, on packed texts: no position is padding.
 
 A batch is packed into one matrix of P = sum of lengths rows, texts ordered by length. Linear layers and norms see that
-matrix; attention runs on groups of equal length, `[n, heads, S, d]`, so it needs no mask. transformers is the oracle.
+matrix, attention (m3core.attention) the texts in it. transformers is the oracle.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from m3core.attention import Attention, attention_within
 from m3core.checkpoint import MCLS_STRIDE, Architecture, ModelSpec
 from m3core.errors import ModelError
+from m3core.gpu import to_device
 from m3core.heads import Linear
 from m3core.layout import EMBEDDINGS, NORMS, PRODUCTS, REFETCH, in_block
 from m3core.precision import Execution
@@ -54,8 +55,8 @@ class Layer:
     down: Product
     down_norm: Norm
 
-    def __call__(self, states: Tensor, lengths: Sequence[int], heads: int) -> Tensor:
-        mixed = self.attended(_attention(self.qkv(states), lengths, heads))
+    def __call__(self, states: Tensor, attend: Attention) -> Tensor:
+        mixed = self.attended(attend(self.qkv(states)))
         states = self.attended_norm(states + mixed)
         return self.down_norm(states + self._feed_forward(states))
 
@@ -111,8 +112,9 @@ class Backbone:
 
     def blocks(self, states: Tensor, lengths: Sequence[int], part: slice) -> Tensor:
         """Run some of the blocks, in order, over packed states `[P, H]`."""
+        attend = attention_within(lengths, self.architecture.heads, states)
         for layer in self.layers[part]:
-            states = layer(states, lengths, self.architecture.heads)
+            states = layer(states, attend)
         return states
 
 
@@ -123,7 +125,7 @@ def position_ids(token_ids: Tensor, lengths: Sequence[int], padding: int | None)
     spells out stays at `padding` and is not counted (transformers, create_position_ids_from_input_ids). Attention and
     heads see such a token like any other: the reference masks by length, not by id.
     """
-    counts = torch.tensor(lengths, device=token_ids.device)
+    counts = to_device(torch.tensor(lengths), str(token_ids.device))
     starts = counts.cumsum(0) - counts
     if padding is None:
         return torch.arange(len(token_ids), device=token_ids.device) - _to_tokens(starts, counts, len(token_ids))
@@ -136,20 +138,6 @@ def position_ids(token_ids: Tensor, lengths: Sequence[int], padding: int | None)
 def _to_tokens(values: Tensor, counts: Tensor, tokens: int) -> Tensor:
     """A value of each text, repeated for its tokens. Told their number, a GPU need not be waited for."""
     return torch.repeat_interleave(values, counts, output_size=tokens)
-
-
-def _attention(qkv: Tensor, lengths: Sequence[int], heads: int) -> Tensor:
-    """Softmax attention within each text; `qkv` `[P, 3H]` -> `[P, H]`."""
-    hidden = qkv.shape[1] // 3
-    runs = [(length, sum(1 for _ in run)) for length, run in groupby(lengths)]
-    mixed = []
-    # Split and cat, not slices of one buffer: their gradients are one copy each.
-    for (length, texts), part in zip(runs, torch.split(qkv, [length * texts for length, texts in runs]), strict=True):
-        # [n, S, 3, heads, d] -> 3 x [n, heads, S, d]
-        q, k, v = part.view(texts, length, 3, heads, hidden // heads).permute(2, 0, 3, 1, 4)
-        out = functional.scaled_dot_product_attention(q, k, v)
-        mixed.append(out.transpose(1, 2).reshape(texts * length, hidden))
-    return torch.cat(mixed)
 
 
 def load_backbone(spec: ModelSpec) -> Backbone:
@@ -206,17 +194,17 @@ def dense_vectors(states: Tensor, starts: Tensor, lengths: Tensor, pooling: str)
         return functional.normalize(states[starts], dim=-1)
     weights = torch.ones(len(states), dtype=states.dtype, device=states.device)
     if pooling == "mcls":
-        weights = cls_places(starts, lengths).to(states.dtype)
-    rows = torch.repeat_interleave(torch.arange(len(lengths), device=states.device), lengths)
+        weights = cls_places(starts, lengths, len(states)).to(states.dtype)
+    rows = _to_tokens(torch.arange(len(lengths), device=states.device), lengths, len(states))
     sums = torch.zeros(len(lengths), states.shape[1], dtype=states.dtype, device=states.device)
     counts = torch.zeros(len(lengths), dtype=states.dtype, device=states.device).index_add_(0, rows, weights)
     return functional.normalize(sums.index_add_(0, rows, states * weights[:, None]) / counts[:, None], dim=-1)
 
 
-def cls_places(starts: Tensor, lengths: Tensor) -> Tensor:
-    """Which packed positions hold a cls of MCLS, bool `[P]`. A text's last token is its eos, never a cls."""
-    place = torch.arange(int(lengths.sum()), device=starts.device) - torch.repeat_interleave(starts, lengths)
-    last = torch.repeat_interleave(lengths - 1, lengths)
+def cls_places(starts: Tensor, lengths: Tensor, tokens: int) -> Tensor:
+    """Which packed positions hold a cls of MCLS, bool `[tokens]`. A text's last token is its eos, never a cls."""
+    place = torch.arange(tokens, device=starts.device) - _to_tokens(starts, lengths, tokens)
+    last = _to_tokens(lengths - 1, lengths, tokens)
     return (place % MCLS_STRIDE == 0) & (place != last)
 
 
@@ -225,6 +213,6 @@ def token_weights(states: Tensor, head: Linear) -> Tensor:
     return torch.relu(head(states)).squeeze(-1)
 
 
-def token_vectors(states: Tensor, dropped: Tensor, head: Linear) -> Tensor:
-    """Multi-vectors of packed states but the `dropped` ones (bool `[P]`): linear, norm 1, `[P - dropped, D']`."""
-    return functional.normalize(head(states[~dropped]), dim=-1)
+def token_vectors(states: Tensor, kept: Tensor, head: Linear) -> Tensor:
+    """Multi-vectors of the packed states at the places `kept` (int64 `[K]`): linear, norm 1, `[K, D']`."""
+    return functional.normalize(head(states.index_select(0, kept)), dim=-1)

@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from m3core.errors import UsageError
+from m3core.gpu import claimed_gpu
 from m3core.int8 import int8_is_exact
 
 Precision = Literal["float32", "bfloat16", "float16", "int8"]
@@ -51,6 +52,7 @@ def bound_compiled_products() -> None:
 def choose_execution(device: str = "auto", precision: str = "auto") -> Execution:
     """Resolve `auto`: a CUDA device if there is one; float16 on it; on a CPU bfloat16 where that is measured faster.
 
+    Of several CUDA devices each process takes one of its own (m3core.gpu), unless its number is given.
     float16 rather than bfloat16 on CUDA: its mantissa is three bits finer, and the reference uses it. int8 is never
     chosen: its vectors do not meet the others'. Raises UsageError for a device that is not there or a precision that it
     cannot do.
@@ -63,6 +65,8 @@ def choose_execution(device: str = "auto", precision: str = "auto") -> Execution
         raise UsageError(f"device {device!r} is none of auto, cpu, cuda, cuda:N", "name one of these")
     if kind == "cuda" and not cuda:
         raise UsageError(f"device {device}: torch finds no CUDA device here", "use cpu, or install torch for your GPU")
+    if device == "cuda":
+        device = claimed_gpu()
     if precision == "auto":
         return Execution(device, "float16" if kind == "cuda" else fastest_on_cpu())
     if precision not in get_args(Precision):

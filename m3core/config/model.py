@@ -216,7 +216,10 @@ class IngestSection(Section):
 
     wave_bytes: Annotated[int, Field(ge=1 << 16, description="text per wave; each wave is committed")] = 4 << 20
     max_delete_fraction: Annotated[float, Field(ge=0, le=1, description="more deletes than this are refused")] = 0.05
-    batch_tokens: Annotated[int, Field(ge=64, le=1 << 20, description="tokens per forward pass")] = 4096
+    batch_tokens: Annotated[
+        int | None,
+        Field(ge=64, le=1 << 20, description="tokens per forward pass; unset: 4,096 on a CPU, 16,384 on a GPU"),
+    ] = None
     min_free_bytes: Annotated[int, Field(ge=0, description="free disk space below which a wave does not start")] = (
         256 << 20
     )

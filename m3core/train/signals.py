@@ -80,14 +80,14 @@ class Embedded:
 def embed(states: Tensor, ids: Tensor, lengths: Tensor, heads: tuple[Linear, Linear], pooling: str) -> Embedded:
     """Signals of packed states `[P, H]`; `heads` are the sparse and the multi-vector one."""
     starts = lengths.cumsum(0) - lengths
-    first = torch.zeros(len(ids), dtype=torch.bool)
-    first[starts] = True
+    later = torch.ones(len(ids), dtype=torch.bool)
+    later[starts] = False
     sparse, multi = heads
     return Embedded(
         dense=dense_vectors(states, starts, lengths, pooling),
         ids=ids,
         weights=token_weights(states, sparse),
-        vectors=token_vectors(states, first, multi),
+        vectors=token_vectors(states, later.nonzero().squeeze(1), multi),
         lengths=lengths,
     )
 

@@ -36,7 +36,10 @@ def encode(
     revision: RevisionOption = None,
     texts: Annotated[int, typer.Option("--texts", min=1, metavar="N", help="At most so many texts.")] = 400,
     rounds: Annotated[int, typer.Option("--rounds", min=1, metavar="N", help="The best of so many counts.")] = 3,
-    batch_tokens: Annotated[int, typer.Option("--batch-tokens", min=64, metavar="N", help="Per forward pass.")] = 4096,
+    batch_tokens: Annotated[
+        int | None,
+        typer.Option("--batch-tokens", min=64, metavar="N", help="Per forward pass; else what suits the device."),
+    ] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, metavar="N", help="Default: all cores.")] = None,
     device: Annotated[str, typer.Option("--device", metavar="D", help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[
@@ -54,7 +57,7 @@ def encode(
     note(f"encoding {len(chosen):,} texts, best of {rounds}, in turn with the bare backbone")
     with MemoryPeak() as memory:
         figures = measure_encoding(encoder, chosen, batch_tokens, rounds)
-    document = _document(encoder, figures, batch_tokens)
+    document = _document(encoder, figures, encoder.tokens_at_once(batch_tokens))
     document[f"peak_{memory.kind}_bytes"] = memory.bytes()
     if json:
         print_json(document)

@@ -92,7 +92,7 @@ class EncodeStep:
 
     encoder: LazyEncoder
     lake: Lake
-    batch_tokens: int
+    batch_tokens: int | None
     say: Callable[[int, int], None]
 
 

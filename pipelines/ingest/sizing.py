@@ -124,7 +124,7 @@ def lake_density(lake: Lake) -> float | None:
     return weights / tokens if tokens else None
 
 
-def measure(rows: Sequence[ChunkRow], encoder: LazyEncoder, batch_tokens: int) -> Pace:
+def measure(rows: Sequence[ChunkRow], encoder: LazyEncoder, batch_tokens: int | None) -> Pace:
     """Encode a few texts, after one to warm up."""
     texts = [row.chunk.encoded_text for row in rows]
     model = encoder.get()

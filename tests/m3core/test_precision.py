@@ -85,14 +85,3 @@ def test_m3_small_in_bfloat16_keeps_its_dense_vectors(m3_small: Path) -> None:
     assert exact.dense is not None
     assert short.dense is not None
     assert (exact.dense * short.dense).sum(axis=1).min() >= 0.9995
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device here")
-@pytest.mark.parametrize("chosen", ["float32", "float16", "bfloat16"])
-def test_a_gpu_gives_the_vectors_of_the_cpu(tiny_model: Path, chosen: str) -> None:
-    texts = ["the key is at the front desk", "x", "Schlüssel " * 30]
-    exact = Encoder.load(tiny_model, device="cpu", precision="float32").encode(texts)
-    there = Encoder.load(tiny_model, device="cuda", precision=chosen).encode(texts)
-    assert exact.dense is not None
-    assert there.dense is not None
-    assert (exact.dense * there.dense).sum(axis=1).min() > (0.99999 if chosen == "float32" else 0.999)
