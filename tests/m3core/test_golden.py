@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from m3core import Encoder
-from m3core.types import QueryVectors, TextKind
+from m3core.int8 import int8_is_exact
+from m3core.types import QueryVectors, Signal, TextKind
 from tests.reference.compare import (
     Differences,
     EncodeTexts,
@@ -141,6 +142,30 @@ def test_a_random_model_of_bge_m3_size_equals_the_reference(composition: Callabl
     oracle = oracle_of(LOCAL / "models" / BGE_M3_RANDOM.name, read_golden(path))
     assert model_digest(oracle.encoder.spec.folder) == oracle.golden.origin.digest, "the golden is of another model"
     assert_equal(compare(oracle.golden, oracle.texts, composition(oracle.encoder)))
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(
+    ("precision", "least"),
+    [
+        ("bfloat16", 0.999),
+        pytest.param(
+            "int8",
+            0.99,
+            marks=pytest.mark.skipif(not int8_is_exact(), reason="this CPU has no exact products of bytes"),
+        ),
+    ],
+)
+def test_24_layers_in_a_shorter_precision_keep_their_dense_vectors(
+    m3_small: Path, tmp_path: Path, precision: str, least: float
+) -> None:
+    folder = make_model(BGE_M3_RANDOM, tmp_path / BGE_M3_RANDOM.name, m3_small / "tokenizer.json")
+    texts = [text.text for text in TEXTS if text.body_tokens is None]
+    exact = Encoder.load(folder, signals=[Signal.DENSE], device="cpu", precision="float32").encode(texts)
+    short = Encoder.load(folder, signals=[Signal.DENSE], device="cpu", precision=precision).encode(texts)
+    assert exact.dense is not None
+    assert short.dense is not None
+    assert (exact.dense * short.dense).sum(axis=1).min() >= least
 
 
 def test_the_random_model_is_the_same_to_the_last_bit(two_layers: Oracle) -> None:
