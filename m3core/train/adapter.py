@@ -65,7 +65,7 @@ class Adapter:
 
     def on(self, backbone: Backbone) -> Backbone:
         """The backbone with its last blocks adapted. Raises ModelError if a tensor does not fit."""
-        first = len(backbone.layers) - self.depth
+        first = self.frozen_blocks(backbone)
         layers = [
             layer.with_products(partial(self._linear, index)) if index >= first else layer
             for index, layer in enumerate(backbone.layers)
@@ -80,6 +80,10 @@ class Adapter:
                 "use the adapter that was trained on this backbone",
             )
         return AdaptedLinear(plain.weight, plain.bias, inner, outer, self.scale)
+
+    def frozen_blocks(self, backbone: Backbone) -> int:
+        """How many blocks lie under the adapted ones."""
+        return len(backbone.layers) - self.depth
 
     def parameters(self) -> Iterator[Tensor]:
         """What an optimiser moves."""

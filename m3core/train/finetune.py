@@ -21,7 +21,8 @@ from m3core.train.modes import trained_encoder
 from m3core.train.objective import Objective
 from m3core.train.parameters import Parameters, Rates
 from m3core.train.schedule import Batch, Batching, Schedule, rows_of
-from m3core.train.signals import Embedded, body_states, embed
+from m3core.train.signals import Embedded, embed, through_blocks
+from m3core.train.states import States
 
 _NAMED = 4
 _DIGITS = 6
@@ -41,7 +42,10 @@ class Plan:
 
 
 class Finetune:
-    """A run on prepared examples. `loop` holds its state, `learn` is one step of it."""
+    """A run on prepared examples. `loop` holds its state, `learn` is one step of it.
+
+    `kept` are the states of the examples' texts under everything that learns, where several runs share them.
+    """
 
     def __init__(
         self,
@@ -51,6 +55,7 @@ class Finetune:
         plan: Plan,
         group: Group = ALONE,
         schedule: Schedule | None = None,
+        kept: States | None = None,
     ) -> None:
         self.encoder = encoder
         self.parameters = parameters
@@ -61,8 +66,10 @@ class Finetune:
         self._group = group
         self._dropped = torch.tensor(encoder.tokenizer.special.weightless)
         self._backbone = parameters.body.on(encoder.backbone)
+        self._frozen = parameters.body.frozen_blocks(encoder.backbone)
+        self._kept = kept
         self._autocast = None if plan.precision == "float32" else getattr(torch, plan.precision)
-        self._forward = Forward(self._states, self._finish, examples.lengths, frozen=not parameters.body.tensors)
+        self._forward = Forward(self._below, self._above, examples.lengths)
         self.loop = Loop(parameters, plan.rates, plan.budget, group)
 
     def learn(self, step: int, share: float) -> Step:
@@ -93,12 +100,26 @@ class Finetune:
         """The encoder as trained so far, as it would be written."""
         return trained_encoder(self.encoder, self.parameters)
 
-    def _states(self, texts: Sequence[int]) -> Tensor:
-        # Ids are kept as int32 and looked up as int64.
-        return body_states(self._backbone, [self._token_ids[text].long() for text in texts], self._autocast)
+    def _below(self, texts: Sequence[int]) -> Tensor:
+        """States `[P, H]` under the first block that learns; the ids `[P]` where the embeddings learn."""
+        if self._frozen is None:
+            return self._ids(texts)
+        if self._kept is not None:
+            return torch.cat([self._kept.hidden[row] for row in self._kept.rows(texts)]).to(self._backbone.words.dtype)
+        lengths = self._lengths(texts)
+        states = self._backbone.embed(self._ids(texts), lengths)
+        return through_blocks(self._backbone, states, lengths, slice(self._frozen), self._autocast)
 
-    def _finish(self, states: Tensor, texts: Sequence[int]) -> Embedded:
-        ids = torch.cat([self._token_ids[text] for text in texts]).long()
-        lengths = torch.tensor([len(self._token_ids[text]) for text in texts])
+    def _above(self, below: Tensor, texts: Sequence[int]) -> Embedded:
+        lengths = self._lengths(texts)
+        states = self._backbone.embed(below, lengths) if self._frozen is None else below
+        states = through_blocks(self._backbone, states, lengths, slice(self._frozen, None), self._autocast)
         heads = self.parameters.sparse, self.parameters.multi
-        return embed(states, ids, lengths, heads, self.encoder.spec.pooling)
+        return embed(states, self._ids(texts), torch.tensor(lengths), heads, self.encoder.spec.pooling)
+
+    def _ids(self, texts: Sequence[int]) -> Tensor:
+        # Kept as int32, looked up as int64.
+        return torch.cat([self._token_ids[text] for text in texts]).long()
+
+    def _lengths(self, texts: Sequence[int]) -> list[int]:
+        return [len(self._token_ids[text]) for text in texts]

@@ -37,15 +37,18 @@ class Rows:
 
 @dataclass(frozen=True)
 class Forward:
-    """How texts, told by number, become signals. `states` runs the blocks, `finish` the heads.
-
-    Where nothing of the backbone learns (`frozen`), states carry no gradient and are kept, not computed twice.
+    """How texts, told by number, become signals: `below` gives the states under everything that learns, which are kept
+    and not computed twice; `above` runs the blocks that learn, and the heads.
     """
 
-    states: Callable[[Sequence[int]], Tensor]
-    finish: Callable[[Tensor, Sequence[int]], Embedded]
+    below: Callable[[Sequence[int]], Tensor]
+    above: Callable[[Tensor, Sequence[int]], Embedded]
     lengths: Sequence[int]
-    frozen: bool = False
+
+    @torch.no_grad()
+    def kept(self, texts: Sequence[int]) -> Tensor:
+        """The states under everything that learns; they carry no gradient."""
+        return self.below(texts)
 
 
 @dataclass(frozen=True)
@@ -87,14 +90,9 @@ def batch_gradient(
     own = group.share(parts)
     # A process whose only part is in memory anyway has no need to run it twice.
     once = len(own) == 1
-    states: list[Tensor] = []
-    outputs: list[Embedded] = []
-    for part in own:
-        with torch.set_grad_enabled(once):
-            done = forward.states(part)
-            outputs.append(forward.finish(done, part))
-        if forward.frozen:
-            states.append(done)
+    kept = [forward.kept(part) for part in own]
+    with torch.set_grad_enabled(once):
+        outputs = [forward.above(states, part) for states, part in zip(kept, own, strict=True)]
     order = [text for rank in range(group.size) for part in parts[rank :: group.size] for text in part]
     whole = group.gathered(_joined(outputs, parts, forward)).leaf()
     value, terms = _gradient_of_embeddings(whole, order, rows, loss)
@@ -102,7 +100,7 @@ def batch_gradient(
     for number, part in enumerate(own):
         output = outputs[number]
         if not once:
-            output = forward.finish(states[number] if forward.frozen else forward.states(part), part)
+            output = forward.above(kept[number], part)
         _give_back(output, whole, starts[number])
     return value, terms
 
@@ -112,7 +110,7 @@ def _joined(outputs: Sequence[Embedded], parts: Sequence[Sequence[int]], forward
     if outputs:
         return Embedded.joined(outputs)
     with torch.no_grad():
-        like = forward.finish(forward.states(parts[-1][-1:]), parts[-1][-1:])
+        like = forward.above(forward.kept(parts[-1][-1:]), parts[-1][-1:])
     return Embedded(like.dense[:0], like.ids[:0], like.weights[:0], like.vectors[:0], like.lengths[:0])
 
 

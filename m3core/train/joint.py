@@ -60,7 +60,7 @@ class Trainer:
         self.schedule = schedule
         self._encoder = encoder
         self._backbone = parameters.body.on(encoder.backbone)
-        self._frozen = len(encoder.backbone.layers) - parameters.body.depth
+        self._frozen = parameters.body.frozen_blocks(encoder.backbone)
         self._queries, self._passages = queries, passages
         self._dropped = torch.tensor(encoder.tokenizer.special.weightless)
         self._loop = Loop(parameters, rates, Budget(steps=len(schedule)))

@@ -23,6 +23,9 @@ class Body(Protocol):
     def on(self, backbone: Backbone) -> Backbone:
         """The backbone with these tensors."""
 
+    def frozen_blocks(self, backbone: Backbone) -> int | None:
+        """How many blocks lie under everything that learns; None where the embeddings learn too."""
+
 
 B = TypeVar("B", bound=Body)
 
@@ -82,6 +85,9 @@ class WholeBackbone:
     def on(self, backbone: Backbone) -> Backbone:
         """A backbone of these tensors with the given one's sizes."""
         return with_tensors(backbone, self.tensors)
+
+    def frozen_blocks(self, backbone: Backbone) -> None:
+        """None: everything learns."""
 
 
 _TABLES = ("words", "positions", "types")

@@ -97,13 +97,13 @@ def longest_first(lengths: Sequence[int]) -> list[int]:
     return sorted(range(len(lengths)), key=lambda i: -lengths[i])
 
 
-def body_states(backbone: Backbone, token_ids: Sequence[Tensor], autocast: torch.dtype | None) -> Tensor:
-    """Last hidden states of texts that come in runs of equal length, `[P, H]`; products in `autocast` if given.
+def through_blocks(
+    backbone: Backbone, states: Tensor, lengths: Sequence[int], part: slice, autocast: torch.dtype | None
+) -> Tensor:
+    """Packed states `[P, H]` after some blocks, of texts in runs of equal length; products in `autocast` if given.
 
     Weights, gradients and everything after the blocks keep the weights' own precision.
     """
-    lengths = [len(ids) for ids in token_ids]
-    packed = torch.cat(list(token_ids))
     with torch.autocast("cpu", autocast or torch.bfloat16, enabled=autocast is not None):
-        states = backbone(packed, lengths)
-    return states.to(backbone.words.dtype)
+        done = backbone.blocks(states, lengths, part)
+    return done.to(backbone.words.dtype)

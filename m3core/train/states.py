@@ -44,27 +44,36 @@ def frozen_states(
     encoder: Encoder, texts: Sequence[str], kind: TextKind, max_length: int, frozen: int, say: Say
 ) -> States:
     """Run the first `frozen` blocks once over all texts (with the model's prefix); results in their order."""
-    token_ids, _ = encoder.tokenizer.encode(texts, encoder.spec.prefix(kind), max_length)
+    prefix = encoder.spec.prefix(kind)
+    token_ids, _ = encoder.tokenizer.encode(texts, prefix, max_length)
+    leading = encoder.tokenizer.special_overhead(prefix) - 1
+    return states_of_ids(encoder.backbone, [torch.tensor(ids) for ids in token_ids], leading, frozen, f"{kind} ", say)
+
+
+@torch.inference_mode()
+def states_of_ids(
+    backbone: Backbone, token_ids: Sequence[Tensor], leading: int, frozen: int, what: str, say: Say
+) -> States:
+    """Run the first `frozen` blocks once over texts of these ids; `what` they are is for `say`."""
     lengths = torch.tensor([len(ids) for ids in token_ids])
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
-    hidden = torch.empty(int(offsets[-1]), encoder.spec.dense_dim, dtype=torch.float16)
+    hidden = torch.empty(int(offsets[-1]), backbone.words.shape[1], dtype=torch.float16)
     started, told = time.monotonic(), 0.0
     done = 0
 
     def forward(indices: list[int]) -> None:
         nonlocal done, told
         counts = lengths[indices].tolist()
-        packed = torch.tensor([token for i in indices for token in token_ids[i]])
-        states = encoder.backbone.blocks(encoder.backbone.embed(packed, counts), counts, slice(frozen))
+        packed = torch.cat([token_ids[i] for i in indices]).long()
+        states = backbone.blocks(backbone.embed(packed, counts), counts, slice(frozen))
         _scatter(hidden, offsets, indices, torch.split(states.half(), counts))
         done += len(packed)
         if (seconds := time.monotonic() - started) > told + 10:
             told = seconds
-            say(f"{kind} states: {done:,} of {int(offsets[-1]):,} tokens, {done / seconds:,.0f} tokens/s")
+            say(f"{what}states: {done:,} of {int(offsets[-1]):,} tokens, {done / seconds:,.0f} tokens/s")
 
     _run(lengths.tolist(), forward)
-    ids = torch.tensor([token for ids in token_ids for token in ids])
-    leading = encoder.tokenizer.special_overhead(encoder.spec.prefix(kind)) - 1
+    ids = torch.cat([*token_ids]).long()
     return States(hidden, ids, offsets, leading)
 
 

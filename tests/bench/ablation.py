@@ -6,6 +6,8 @@ Arms: the joint loss; the joint loss with self-knowledge distillation; each sign
 the same pairs and batches for every arm. One JSON file a run in --out: a run that is there is not made again, so the
 command goes on where it was stopped. At the end a table with its spread (table.md) and a plot (ablation.png).
 A signal's own figure is nDCG@10 of that signal, `fused` that of all three with weights 1, 0.3, 1.
+
+Adapters sit on the last --depth blocks; what the blocks under them give is computed once a seed, for all five arms.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from m3core.encoder import Encoder
 from m3core.evaluate.beir import MIRACL_WEIGHTS
 from m3core.heads import Linear
 from m3core.precision import choose_execution
-from m3core.train.examples import Limits, Prefixes, Row, prepare
+from m3core.train.examples import Examples, Limits, Prefixes, Row, prepare
 from m3core.train.finetune import Finetune, Plan
 from m3core.train.loop import Budget
 from m3core.train.modes import Lora, parameters_of
@@ -34,6 +36,7 @@ from m3core.train.objective import Objective
 from m3core.train.pairs import bounded_per_passage, read_pairs, sample_languages
 from m3core.train.parameters import Rates
 from m3core.train.schedule import Batching
+from m3core.train.states import States, states_of_ids
 from m3core.types import ALL_SIGNALS, Signal
 from pipelines.train.dev import DevSets
 
@@ -55,6 +58,36 @@ ARMS = (
     Arm("joint+distillation", distil_after=0.1),
     *(Arm(f"{signal.value} alone", (signal,)) for signal in ALL_SIGNALS),
 )
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a seed draws for all arms: rows, their texts, and the states of these under the adapted blocks."""
+
+    seed: int
+    examples: Examples
+    states: States
+
+
+def drawn(seed: int, options: argparse.Namespace) -> Drawn:
+    """Draw a seed's pairs and run the frozen blocks over them, once."""
+    encoder = plain(options)
+    rows = rows_of_pairs(options.data, options.pairs, seed)
+    prefixes = Prefixes(encoder.spec.query_prefix, encoder.spec.passage_prefix)
+    examples = prepare(rows, encoder.tokenizer, prefixes, Limits(64, 256))
+    frozen = len(encoder.backbone.layers) - options.depth
+    what = f"seed {seed} "
+    return Drawn(seed, examples, states_of_ids(encoder.backbone, examples.token_ids, 1, frozen, what, say))
+
+
+def plain(options: argparse.Namespace) -> Encoder:
+    """The backbone that every arm starts from."""
+    return Encoder.load(options.model, signals=[Signal.DENSE], device="cpu", precision="float32")
+
+
+def say(line: str) -> None:
+    """Tell progress."""
+    print(line, file=sys.stderr)
 
 
 def rows_of_pairs(data: Path, pairs: int, seed: int) -> list[Row]:
@@ -82,12 +115,10 @@ def random_heads(encoder: Encoder, width: int, seed: int) -> Encoder:
     )
 
 
-def run(arm: Arm, seed: int, rows: Sequence[Row], dev: DevSets, options: argparse.Namespace) -> dict[str, Any]:
+def run(arm: Arm, pairs: Drawn, dev: DevSets, options: argparse.Namespace) -> dict[str, Any]:
     """Train one arm with one seed and measure it."""
-    loaded = Encoder.load(options.model, signals=[Signal.DENSE], device="cpu", precision="float32")
-    encoder = random_heads(loaded, options.multi_dim, seed)
-    prefixes = Prefixes(encoder.spec.query_prefix, encoder.spec.passage_prefix)
-    examples = prepare(rows, encoder.tokenizer, prefixes, Limits(64, 256))
+    seed = pairs.seed
+    encoder = random_heads(plain(options), options.multi_dim, seed)
     precision = choose_execution("cpu", "auto").precision
     plan = Plan(
         Batching(rows=options.batch, negatives=0),
@@ -97,7 +128,8 @@ def run(arm: Arm, seed: int, rows: Sequence[Row], dev: DevSets, options: argpars
         seed=seed,
         precision=precision,
     )
-    finetune = Finetune(encoder, parameters_of(encoder, "lora", Lora(options.depth), seed), examples, plan)
+    parameters = parameters_of(encoder, "lora", Lora(options.depth), seed)
+    finetune = Finetune(encoder, parameters, pairs.examples, plan, kept=pairs.states)
     steps = min(options.steps or finetune.schedule.steps_per_epoch, finetune.schedule.steps_per_epoch)
     finetune.loop.budget = Budget(steps=steps)
     started = time.monotonic()
@@ -105,7 +137,7 @@ def run(arm: Arm, seed: int, rows: Sequence[Row], dev: DevSets, options: argpars
     def told() -> bool:
         if finetune.loop.step % 20 == 0:
             row = finetune.loop.history[-1]
-            print(f"{arm.name} seed {seed}: step {finetune.loop.step}/{steps} loss {row['loss']:.3f}", file=sys.stderr)
+            say(f"{arm.name} seed {seed}: step {finetune.loop.step}/{steps} loss {row['loss']:.3f}")
         return False
 
     finetune.loop.run(finetune.learn, lambda step: finetune.blame(step, None), told)
@@ -113,7 +145,8 @@ def run(arm: Arm, seed: int, rows: Sequence[Row], dev: DevSets, options: argpars
     return {
         "arm": arm.name,
         "seed": seed,
-        "pairs": len(rows),
+        "pairs": len(pairs.examples.examples),
+        "depth": options.depth,
         "steps": steps,
         "seconds": round(time.monotonic() - started, 1),
         "precision": precision,
@@ -121,6 +154,13 @@ def run(arm: Arm, seed: int, rows: Sequence[Row], dev: DevSets, options: argpars
         "mean": {name: float(np.mean([part[name] for part in figures.values()])) for name in _RUNS},
         "losses": finetune.loop.history,
     }
+
+
+def keep(result: Mapping[str, Any], path: Path) -> None:
+    """Write a run's figures, whole or not at all."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
@@ -173,7 +213,7 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=12_000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=48)
-    parser.add_argument("--depth", type=int, default=6)
+    parser.add_argument("--depth", type=int, default=3, help="last blocks that get an adapter")
     parser.add_argument("--multi-dim", type=int, default=128)
     parser.add_argument("--dev-queries", type=int, default=300)
     parser.add_argument("--steps", type=int, help="at most; default: one epoch")
@@ -181,14 +221,12 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     dev = DevSets.read(options.dev, options.dev_queries)
     for seed in range(options.seeds):
-        rows = rows_of_pairs(options.data, options.pairs, seed)
-        for arm in ARMS:
-            path = options.out / f"{arm.name.replace(' ', '-')}-{seed}.json"
-            if not path.is_file():
-                result = run(arm, seed, rows, dev, options)
-                part = path.with_suffix(".part")
-                part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-                part.replace(path)
+        paths = {arm: options.out / f"{arm.name.replace(' ', '-')}-{seed}.json" for arm in ARMS}
+        missing = [arm for arm, path in paths.items() if not path.is_file()]
+        if missing:
+            pairs = drawn(seed, options)
+            for arm in missing:
+                keep(run(arm, pairs, dev, options), paths[arm])
     results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(options.out.glob("*-[0-9]*.json"))]
     (options.out / "table.md").write_text(table(results), encoding="utf-8")
     plot(results, options.out / "ablation.png")

@@ -16,6 +16,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -53,24 +54,24 @@ def one_step(shape: Shape, length: int, batch: int, part_tokens: int) -> float:
 
     from m3core.train.gradient import Forward, Loss, Rows, batch_gradient
     from m3core.train.objective import Objective
-    from m3core.train.signals import body_states, embed
+    from m3core.train.signals import Embedded, embed, through_blocks
 
     torch.manual_seed(0)
     backbone, parameters = _random(shape)
     adapted = parameters.body.on(backbone)
     lengths = [QUERY_TOKENS] * batch + [length] * batch
     ids = [torch.randint(4, shape.vocabulary, (count,)) for count in lengths]
-    forward = Forward(
-        lambda texts: body_states(adapted, [ids[text] for text in texts], None),
-        lambda states, texts: embed(
-            states,
-            torch.cat([ids[text] for text in texts]),
-            torch.tensor([lengths[text] for text in texts]),
-            (parameters.sparse, parameters.multi),
-            "cls",
-        ),
-        lengths,
-    )
+
+    def below(texts: Sequence[int]) -> torch.Tensor:
+        return adapted.embed(torch.cat([ids[text] for text in texts]), [lengths[text] for text in texts])
+
+    def above(states: torch.Tensor, texts: Sequence[int]) -> Embedded:
+        counts = [lengths[text] for text in texts]
+        states = through_blocks(adapted, states, counts, slice(None), None)
+        heads = parameters.sparse, parameters.multi
+        return embed(states, torch.cat([ids[text] for text in texts]), torch.tensor(counts), heads, "cls")
+
+    forward = Forward(below, above, lengths)
     ignored = torch.zeros(batch, batch, dtype=torch.bool)
     rows = Rows(list(range(batch)), list(range(batch, 2 * batch)), ignored)
     started = time.perf_counter()

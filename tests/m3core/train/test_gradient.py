@@ -13,14 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m3core import Encoder, scoring
+from m3core.model import Backbone
 from m3core.train import gradient
 from m3core.train.finetune import Finetune, Plan
 from m3core.train.gradient import sub_batches
-from m3core.train.modes import Mode
+from m3core.train.modes import Lora, Mode
 from m3core.train.objective import Objective
 from m3core.train.schedule import Batching
+from m3core.train.states import states_of_ids
 from m3core.types import ALL_SIGNALS, Signal
-from tests.m3core.train.parts import assert_same, gradients, made_rows, made_run
+from tests.m3core.train.parts import assert_same, examples_of, gradients, made_rows, made_run
 
 # One bucket, so that the whole batch meets.
 _WHOLE = Batching(rows=12, negatives=2, tokens=1 << 20, part_tokens=1 << 20)
@@ -50,10 +52,11 @@ def test_a_split_batch_has_the_gradient_of_the_whole_one(tiny_model: Path, mode:
             assert len(used) == len(whole[1])
 
 
-def test_the_gradient_is_that_of_plain_autograd(tiny_model: Path) -> None:
+@pytest.mark.parametrize("depth", [1, 2])
+def test_the_gradient_is_that_of_plain_autograd(tiny_model: Path, depth: int) -> None:
     """Against one graph from the parameters to the loss, with no embedding cut off in between."""
     rows = made_rows(24, scores=True)
-    run = made_run(tiny_model, "lora", _plan(_SPLIT), rows, dtype=torch.float64)
+    run = made_run(tiny_model, "lora", _plan(_SPLIT), rows, dtype=torch.float64, lora=Lora(depth, rank=4))
     loss, found = gradients(run)
     tensors = run.parameters.tensors()
     for tensor in tensors.values():
@@ -62,6 +65,33 @@ def test_the_gradient_is_that_of_plain_autograd(tiny_model: Path) -> None:
     expected.backward()  # type: ignore[no-untyped-call]
     assert loss == pytest.approx(float(expected.detach()), rel=1e-9)
     assert_same(found, {name: part.grad for name, part in tensors.items() if part.grad is not None}, 1e-9)
+
+
+def test_frozen_blocks_run_once_a_step(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = made_run(tiny_model, "lora", _plan(_SPLIT), made_rows(24, scores=True), lora=Lora(1, rank=4))
+    ran: list[tuple[int | None, int]] = []
+
+    def counted(self: Backbone, states: torch.Tensor, lengths: Sequence[int], part: slice) -> torch.Tensor:
+        ran.append((part.start, sum(lengths)))
+        return blocks(self, states, lengths, part)
+
+    blocks = Backbone.blocks
+    monkeypatch.setattr(Backbone, "blocks", counted)
+    gradients(run)
+    below, above = (sum(tokens for start, tokens in ran if start == first) for first in (None, 1))
+    assert above == 2 * below > 0
+
+
+def test_states_that_runs_share_give_the_same_step(tiny_model: Path) -> None:
+    rows = made_rows(24, scores=True)
+    run = made_run(tiny_model, "lora", _plan(_SPLIT), rows, lora=Lora(1, rank=4))
+    kept = states_of_ids(run.encoder.backbone, run._token_ids, 1, 1, "", lambda line: None)
+    shared = Finetune(run.encoder, run.parameters, examples_of(run.encoder, rows), _plan(_SPLIT), kept=kept)
+    loss, found = gradients(run)
+    close, near = gradients(shared)
+    # They are kept in float16.
+    assert close == pytest.approx(loss, rel=0.01)
+    assert_same(near, found, 0.05)
 
 
 def test_query_rows_in_blocks_make_no_difference(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +190,7 @@ def _naive(run: Finetune) -> tuple[torch.Tensor, None]:
 
     rows = rows_of(run.schedule.batch(0), run._examples, teacher=True)
     texts = sorted({*rows.queries, *rows.columns}, key=lambda text: -len(run._token_ids[text]))
-    embedded = run._finish(run._states(texts), texts)
+    embedded = run._above(run._below(texts), texts)
     query = embedded.padded([texts.index(text) for text in rows.queries])
     passage = embedded.padded([texts.index(text) for text in rows.columns])
     objective = Objective()
@@ -184,7 +214,7 @@ def test_the_encoder_of_a_run_is_what_it_trains(tiny_model: Path) -> None:
     run = made_run(tiny_model, "full", _plan(_WHOLE), made_rows(6))
     texts = [one.positives[0] for one in run._examples]
     ordered = sorted(set(texts), key=lambda text: -len(run._token_ids[text]))
-    inside = run._finish(run._states(ordered), ordered).padded([ordered.index(text) for text in texts])
+    inside = run._above(run._below(ordered), ordered).padded([ordered.index(text) for text in texts])
     outside = run.trained().encode([one.row.positives[0] for one in run._examples])
     assert outside.dense is not None
     np.testing.assert_allclose(inside.dense.detach().numpy(), outside.dense, atol=2e-6)
