@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -60,6 +60,19 @@ BUILT_IN_PRESETS: Mapping[str, Weights] = {
 def weighted_sum(raw: Mapping[Signal, float], weights: Mapping[Signal, float]) -> float:
     """sum over signals of w_x * s_x / sum of w_x (FlagEmbedding's combination). A signal absent from `raw` counts 0."""
     return sum(weight * raw.get(signal, 0.0) for signal, weight in weights.items()) / sum(weights.values())
+
+
+def weighted_sums(
+    raw: Mapping[Signal, Mapping[Item, float]], weights: Mapping[Signal, float], items: Iterable[Item]
+) -> dict[Item, float]:
+    """`weighted_sum` of each of `items`, signal by signal; what `raw` has of others is left out."""
+    sums = dict.fromkeys(items, 0.0)
+    for signal, weight in weights.items():
+        for item, score in raw[signal].items():
+            if item in sums:
+                sums[item] += weight * score
+    total = sum(weights.values())
+    return {item: found / total for item, found in sums.items()}
 
 
 def reciprocal_rank_fusion(rankings: Sequence[Sequence[Item]], k: int = RRF_K) -> dict[Item, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from m3core.fusion import RRF_K, weighted_sum
+from m3core.fusion import RRF_K, weighted_sums
 from m3core.types import Signal
 from pipelines.query.answer import Origin, SignalScore
 from pipelines.query.request import Fusion
@@ -56,11 +56,7 @@ def fused_order(
     raw = {signal: candidates.raw(signal) for signal in weights}
     if fusion is Fusion.RECIPROCAL_RANK:
         raw = {signal: _reciprocal_ranks(signal, scores) for signal, scores in raw.items()}
-    scored = [
-        (each, weighted_sum({signal: scores[each] for signal, scores in raw.items() if each in scores}, weights))
-        for each in candidates.ids
-    ]
-    return sorted(scored, key=lambda pair: (-pair[1], pair[0]))
+    return sorted(weighted_sums(raw, weights, candidates.ids).items(), key=lambda pair: (-pair[1], pair[0]))
 
 
 def signal_scores(

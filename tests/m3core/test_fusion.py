@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m3core.errors import UsageError
-from m3core.fusion import BUILT_IN_PRESETS, Weights, reciprocal_rank_fusion, weighted_sum
+from m3core.fusion import BUILT_IN_PRESETS, Weights, reciprocal_rank_fusion, weighted_sum, weighted_sums
 from m3core.types import Signal
 
 _WEIGHT = st.floats(0.001, 10)
@@ -42,6 +42,17 @@ def test_a_dropped_signal_gives_its_share_to_the_rest() -> None:
 
 def test_a_signal_without_a_score_counts_zero() -> None:
     assert weighted_sum({Signal.DENSE: 0.5}, {Signal.DENSE: 0.5, Signal.MULTI: 0.5}) == pytest.approx(0.25)
+
+
+@given(st.dictionaries(st.sampled_from(list(Signal)), st.dictionaries(st.sampled_from("abcd"), _SCORE)), st.data())
+def test_many_weighted_sums_are_one_each(raw: dict[Signal, dict[str, float]], data: st.DataObject) -> None:
+    weights = {signal: data.draw(_WEIGHT) for signal in raw}
+    if weights:
+        expected = {
+            item: weighted_sum({signal: scores[item] for signal, scores in raw.items() if item in scores}, weights)
+            for item in "abc"
+        }
+        assert weighted_sums(raw, weights, "abc") == pytest.approx(expected, abs=1e-9)
 
 
 @given(st.lists(st.lists(st.sampled_from("abcdef"), unique=True), max_size=4))
