@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from connectors.filters.tree import And, AnyOf, Equals, Everything, Filter
 from m3core.types import Identity
 
@@ -9,6 +11,21 @@ from m3core.types import Identity
 def identity_filter(identity: Identity) -> Filter:
     """Rows of the identity's tenant whose acl names one of its principals; without principals, no row."""
     return And((Equals("tenant", identity.tenant), AnyOf("acl", tuple(sorted(set(identity.principals))))))
+
+
+class Owned(Protocol):
+    """A row as far as a visibility check looks."""
+
+    @property
+    def tenant(self) -> str: ...
+
+    @property
+    def acl(self) -> tuple[str, ...]: ...
+
+
+def is_visible(row: Owned, identity: Identity) -> bool:
+    """Whether a row passes `identity_filter`: what is said of every row again once a store has answered."""
+    return row.tenant == identity.tenant and not set(identity.principals).isdisjoint(row.acl)
 
 
 def with_identity(where: Filter, identity: Identity) -> Filter:

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from connectors.filters.evaluate import matches
-from connectors.filters.identity import identity_filter
+from connectors.filters.identity import is_visible
 from connectors.protocol import Payload, Searcher
 from m3core.errors import StoreError
 from m3core.types import Identity, encoded_text
@@ -70,9 +69,8 @@ async def fetch_allowed(
             ASK_AGAIN,
         )
     # The store applied this filter too; who may see a row is not left to one line of defence.
-    allowed = identity_filter(identity)
     fetched = answers.told[plan.text_store]
-    return {each: payload for each, payload in fetched.items() if matches(allowed, payload)}
+    return {each: payload for each, payload in fetched.items() if is_visible(payload, identity)}
 
 
 @dataclass

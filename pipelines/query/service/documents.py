@@ -7,8 +7,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from connectors.filters.evaluate import matches
-from connectors.filters.identity import identity_filter
+from connectors.filters.identity import identity_filter, is_visible
 from connectors.protocol import Payload
 from m3core.errors import StateError
 from m3core.types import Identity
@@ -35,10 +34,9 @@ async def read_document(
         texts = next(binding.name for binding in generation.stores if binding.text)
         # A document that is not there costs the same request, so that time does not tell it from a forbidden one.
         asked = [*(ids[:1] or (str(uuid.uuid4()),)), *ids[part]]
-        allowed = identity_filter(identity)
-        found = await pinned.searchers[texts].fetch(asked, allowed, _SECONDS)
+        found = await pinned.searchers[texts].fetch(asked, identity_filter(identity), _SECONDS)
     # The store applied the filter; who may see a row is not left to one line of defence.
-    rows = {each: payload for each, payload in found.items() if matches(allowed, payload)}
+    rows = {each: payload for each, payload in found.items() if is_visible(payload, identity)}
     if not rows:
         raise not_found("document")
     first = next(iter(rows.values()))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from connectors.filters.canonical import format_filter
 from connectors.filters.evaluate import matches
 from connectors.filters.grammar import parse_filter
-from connectors.filters.identity import identity_filter, with_identity
+from connectors.filters.identity import identity_filter, is_visible, with_identity
 from connectors.filters.tree import And, AnyOf, Between, Equals, Everything, Exists, Filter, Not, Or
 from connectors.protocol import FieldType
 from m3core.types import Chunk, Identity, Metadata
@@ -70,6 +70,17 @@ def test_an_identity_needs_its_tenant_and_one_of_the_principals() -> None:
     assert not matches(identity_filter(Identity("acme", ("x",))), row)
     assert not matches(identity_filter(Identity("acme", ())), row)
     assert not matches(identity_filter(Identity("acme", ("board",))), chunk(acl=()))
+
+
+_NAMES = st.lists(st.sampled_from(["staff", "board", "", "Staff"]), max_size=3).map(tuple)
+
+
+@given(st.sampled_from(["acme", "globex"]), _NAMES, _NAMES)
+def test_a_row_is_visible_where_the_filter_of_the_identity_holds(
+    tenant: str, principals: tuple[str, ...], acl: tuple[str, ...]
+) -> None:
+    row, identity = chunk(acl=acl), Identity(tenant, principals)
+    assert is_visible(row, identity) is matches(identity_filter(identity), row)
 
 
 def test_an_identity_is_added_to_every_filter() -> None:
