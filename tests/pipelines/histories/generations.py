@@ -6,12 +6,13 @@ document that left, and of every other one the rights and metadata that the live
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from hypothesis.stateful import precondition, rule
 
 from m3core.errors import ExitCode, RefusedError
+from pipelines.ingest.report import IngestReport
 from pipelines.operate.dropping import DropRequest, drop
 from pipelines.operate.promoting import Promoted, PromoteRequest, promote, rollback
 from pipelines.state.collection import CollectionState, read_collection
@@ -30,7 +31,8 @@ class GenerationHistories(Histories):
 
     def __init__(self) -> None:
         super().__init__()
-        self._ever_poisoned: set[DocumentKey] = set()
+        # What has not left: listed by the last run, or brought by one that was cut short.
+        self._there: set[DocumentKey] = set()
 
     @precondition(lambda self: self._begun and (self._number("building") or len(self._state.generations) < _MOST))
     @rule()
@@ -72,6 +74,8 @@ class GenerationHistories(Histories):
         for key, new in wanted.items():
             for old in list(self._versions(key)):
                 self._allow(key, _with_rights(old, new))
+            if new is not None:
+                self._there.add(key)
         with self._chunks_of(number):
             done = self._done(lambda: self._project.ingest(build=True))
         if done is None or done.exit_code not in (ExitCode.OK, ExitCode.DEAD_LETTERS):
@@ -80,6 +84,7 @@ class GenerationHistories(Histories):
         for key, new in wanted.items():
             if new is None:
                 self.allowed[key] = {None}
+        self._there = {key for key, new in wanted.items() if new is not None}
         built = self._project.of_generation(number)
         built.check_agreement()
         found = shown(built)
@@ -110,9 +115,17 @@ class GenerationHistories(Histories):
             self._agrees()
         return done.flipped
 
-    def _listed(self) -> dict[DocumentKey, Version | None]:
-        self._ever_poisoned |= {key for key, version in self.source.items() if version.poisoned}
-        return super()._listed()
+    def _run(
+        self, command: Callable[[], IngestReport], wanted: dict[DocumentKey, Version | None], *, waits: bool = False
+    ) -> None:
+        listed = {key for key, version in wanted.items() if version is not None}
+        self._there |= listed
+        super()._run(command, wanted, waits=waits)
+        if wanted and not waits and not self._unsettled:
+            self._there = listed
+
+    def _has_left(self, key: DocumentKey) -> None:
+        self._there.discard(key)
 
     def _agrees_beside(self) -> None:
         if self._unsettled:
@@ -135,11 +148,12 @@ class GenerationHistories(Histories):
         return bool(records) and not any(record.waiting() for record in records)
 
     def _has_rights_of(self, live: Shown, found: Shown) -> None:
+        """What only one generation has was added to it alone, or could not be ingested into the other."""
         for key, version in found.items():
             if key in live:
                 assert (version.year, version.acl) == (live[key].year, live[key].acl), key
             else:
-                assert key in self._ever_poisoned, key
+                assert key in self._there, key
 
     def _number(self, status: str) -> int:
         """The newest generation of that status; 0 if there is none."""

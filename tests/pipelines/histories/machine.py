@@ -217,6 +217,7 @@ class Histories(RuleBasedStateMachine):
         done = self._done(command)
         if done is not None and done.exit_code is ExitCode.OK:
             self.allowed[key] = {None}
+            self._has_left(key)
             self._agrees_if_settled()
 
     @precondition(lambda self: self._begun)
@@ -234,6 +235,7 @@ class Histories(RuleBasedStateMachine):
             return
         if done.exit_code is ExitCode.OK:
             self.allowed[key] = {None}
+            self._has_left(key)
 
     @precondition(lambda self: self.purged and not self._board.down)
     @rule(data=st.data())
@@ -330,6 +332,9 @@ class Histories(RuleBasedStateMachine):
 
     def _agrees_beside(self) -> None:
         """After a run over the whole listing: what other generations show of it (`generations.py`)."""
+
+    def _has_left(self, key: DocumentKey) -> None:
+        """After a command that took a document out of every generation."""
 
     def _is_settled(self) -> None:
         """Another run has nothing to do, and an audit finds nothing."""
