@@ -67,6 +67,13 @@ def test_names_that_are_answered() -> None:
     assert "10.1.2.3" in allowed_hosts(Listening("10.1.2.3"), [])
 
 
+def test_a_body_does_not_wait_until_its_head_is_acknowledged() -> None:
+    with bind(Listening(port=0)) as opened, socket.create_connection(opened.getsockname()):
+        accepted, _ = opened.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_an_address_that_is_taken_or_not_ours() -> None:
     with bind(Listening(port=0)) as opened:
         port = opened.getsockname()[1]
