@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
+from functools import cache
 from typing import Any
 
 from m3core.types import Metadata, Signal
@@ -165,15 +166,25 @@ class Answer:
 
 # Left out where there is none; every other field is always there.
 _ON_REQUEST = frozenset({"plan", "explanation"})
+_PLAIN = frozenset({str, int, float, bool, type(None)})
 
 
 def _json(value: Any) -> Any:
     """JSON-ready: objects by the names of their fields, mappings by the values of their keys, tuples as lists."""
-    if is_dataclass(value):
-        parts = {each.name: getattr(value, each.name) for each in fields(value)}
+    kind: type = type(value)
+    if kind in _PLAIN:  # nearly all values, and the other questions take long
+        return value
+    if names := _field_names(kind):
+        parts = {name: getattr(value, name) for name in names}
         return {name: _json(part) for name, part in parts.items() if part is not None or name not in _ON_REQUEST}
     if isinstance(value, Mapping):
         return {str(key): _json(part) for key, part in value.items()}
     if isinstance(value, tuple | list):
         return [_json(part) for part in value]
     return value.value if isinstance(value, StrEnum) else value
+
+
+@cache
+def _field_names(kind: type) -> tuple[str, ...]:
+    """Of a dataclass; none of any other type."""
+    return tuple(each.name for each in fields(kind)) if is_dataclass(kind) else ()
