@@ -7,15 +7,17 @@ from dataclasses import dataclass, field
 
 from m3core.types import QueryVectors
 
-# A thousand queries of ordinary length with vectors of 1,024.
+CACHE_QUERIES = 1_000
+# As many of ordinary length with vectors of 1,024.
 CACHE_BYTES = 64 << 20
 
 
 @dataclass
 class QueryCache:
-    """(encoder fingerprint, query) -> its vectors, at most `most_bytes` of vectors and texts."""
+    """(encoder fingerprint, query) -> its vectors, at most `most` of them with `most_bytes` of vectors and texts."""
 
     most_bytes: int = CACHE_BYTES
+    most: int = CACHE_QUERIES
     bytes: int = 0
     _kept: OrderedDict[tuple[str, str], QueryVectors] = field(default_factory=OrderedDict)
 
@@ -37,7 +39,7 @@ class QueryCache:
             return
         self._kept[key] = vectors
         self.bytes += size
-        while self.bytes > self.most_bytes:
+        while self.bytes > self.most_bytes or len(self._kept) > self.most:
             (_, oldest), gone = self._kept.popitem(last=False)
             self.bytes -= _size(oldest, gone)
 

@@ -122,6 +122,14 @@ def test_the_least_recently_used_goes_first() -> None:
     assert [query for query in "abcd" if cache.get("f", query) is None] == ["b"]
 
 
+def test_there_are_never_more_than_so_many() -> None:
+    cache = QueryCache(most=2)
+    for query in "abc":
+        cache.put("f", query, vectors_of(query))
+    assert [query for query in "abc" if cache.get("f", query) is not None] == ["b", "c"]
+    assert cache.bytes == 2 * (4 + 8)
+
+
 @pytest.mark.parametrize("size", [11, 1000])
 def test_what_is_larger_than_the_cache_is_not_kept_and_throws_nothing_out(size: int) -> None:
     cache = QueryCache(4 + 40)
