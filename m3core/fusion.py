@@ -68,7 +68,7 @@ def weighted_sums(
     """`weighted_sum` of each of `items`, signal by signal; what `raw` has of others is left out."""
     sums = dict.fromkeys(items, 0.0)
     for signal, weight in weights.items():
-        for item, score in raw[signal].items():
+        for item, score in raw.get(signal, {}).items():
             if item in sums:
                 sums[item] += weight * score
     total = sum(weights.values())

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
+from connectors.filters.evaluate import Filterable
 from connectors.filters.tree import And, AnyOf, Equals, Everything, Filter
 from m3core.types import Identity
 
@@ -13,17 +12,7 @@ def identity_filter(identity: Identity) -> Filter:
     return And((Equals("tenant", identity.tenant), AnyOf("acl", tuple(sorted(set(identity.principals))))))
 
 
-class Owned(Protocol):
-    """A row as far as a visibility check looks."""
-
-    @property
-    def tenant(self) -> str: ...
-
-    @property
-    def acl(self) -> tuple[str, ...]: ...
-
-
-def is_visible(row: Owned, identity: Identity) -> bool:
+def is_visible(row: Filterable, identity: Identity) -> bool:
     """Whether a row passes `identity_filter`: what is said of every row again once a store has answered."""
     return row.tenant == identity.tenant and not set(identity.principals).isdisjoint(row.acl)
 

@@ -46,13 +46,12 @@ def test_a_signal_without_a_score_counts_zero() -> None:
 
 @given(st.dictionaries(st.sampled_from(list(Signal)), st.dictionaries(st.sampled_from("abcd"), _SCORE)), st.data())
 def test_many_weighted_sums_are_one_each(raw: dict[Signal, dict[str, float]], data: st.DataObject) -> None:
-    weights = {signal: data.draw(_WEIGHT) for signal in raw}
-    if weights:
-        expected = {
-            item: weighted_sum({signal: scores[item] for signal, scores in raw.items() if item in scores}, weights)
-            for item in "abc"
-        }
-        assert weighted_sums(raw, weights, "abc") == pytest.approx(expected, abs=1e-9)
+    weights = {signal: data.draw(_WEIGHT) for signal in Signal}
+    expected = {
+        item: weighted_sum({signal: scores[item] for signal, scores in raw.items() if item in scores}, weights)
+        for item in "abc"
+    }
+    assert weighted_sums(raw, weights, "abc") == pytest.approx(expected, abs=1e-9)
 
 
 @given(st.lists(st.lists(st.sampled_from("abcdef"), unique=True), max_size=4))
