@@ -71,11 +71,10 @@ class GenerationHistories(Histories):
         number = self._number("building") or len(self._state.generations) + 1
         self._write_source()
         wanted = self._listed()
+        self._there |= _present(wanted)
         for key, new in wanted.items():
             for old in list(self._versions(key)):
                 self._allow(key, _with_rights(old, new))
-            if new is not None:
-                self._there.add(key)
         with self._chunks_of(number):
             done = self._done(lambda: self._project.ingest(build=True))
         if done is None or done.exit_code not in (ExitCode.OK, ExitCode.DEAD_LETTERS):
@@ -84,7 +83,7 @@ class GenerationHistories(Histories):
         for key, new in wanted.items():
             if new is None:
                 self.allowed[key] = {None}
-        self._there = {key for key, new in wanted.items() if new is not None}
+        self._there = _present(wanted)
         built = self._project.of_generation(number)
         built.check_agreement()
         found = shown(built)
@@ -118,11 +117,10 @@ class GenerationHistories(Histories):
     def _run(
         self, command: Callable[[], IngestReport], wanted: dict[DocumentKey, Version | None], *, waits: bool = False
     ) -> None:
-        listed = {key for key, version in wanted.items() if version is not None}
-        self._there |= listed
+        self._there |= _present(wanted)
         super()._run(command, wanted, waits=waits)
         if wanted and not waits and not self._unsettled:
-            self._there = listed
+            self._there = _present(wanted)
 
     def _has_left(self, key: DocumentKey) -> None:
         self._there.discard(key)
@@ -175,6 +173,10 @@ class GenerationHistories(Histories):
 
 def _chunking(number: int) -> dict[str, int]:
     return {"max_tokens": 32 + 16 * number}
+
+
+def _present(wanted: dict[DocumentKey, Version | None]) -> set[DocumentKey]:
+    return {key for key, version in wanted.items() if version is not None}
 
 
 def _with_rights(old: Version | None, new: Version | None) -> Version | None:
