@@ -9,7 +9,6 @@ losses, figures) to --out. --work keeps what makes a run resumable: the frozen s
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import sys
 from collections.abc import Sequence
@@ -41,13 +40,10 @@ from m3core.types import Signal
 
 RECORD = "training.json"
 _START_ROWS = 10_000
-# From glibc's malloc.h.
-_M_MMAP_THRESHOLD = -3
 
 
 def main(arguments: Sequence[str]) -> None:
     """Entry point: see the module's docstring."""
-    _give_memory_back()
     options = _parser().parse_args(arguments)
     portions = Portions(
         questions=options.questions, sentences=options.sentences, paragraphs=options.paragraphs, pivots=options.pivots
@@ -195,18 +191,6 @@ def write_trained(folder: Path, trainer: Trainer) -> None:
         write_head(head, folder / name)
     halves = {name: tensor.detach().half().contiguous() for name, tensor in parameters.body.tensors.items()}
     save_file(halves, folder / ADAPTER, {"scale": str(parameters.body.scale)})
-
-
-def _give_memory_back() -> None:
-    """Large blocks from the system and back, where the C library is glibc.
-
-    Tensors of ever other sizes leave holes in its heap: a run of 600 steps grew from 5 to 17 GB.
-    """
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return
-    mallopt(_M_MMAP_THRESHOLD, 4 << 20)
 
 
 def read_trained(folder: Path, depth: int) -> Parameters[Adapter]:

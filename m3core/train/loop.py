@@ -1,10 +1,12 @@
-"""One run of any trainer: optimiser, rates over time, clipping, history, checkpoints, the stop at what is no number.
+"""One run of any trainer: optimiser, rates over time, clipping, history, checkpoints, memory, the stop at what is no
+number.
 
 Whoever trains gives the parameters and a function that adds one step's gradient to them.
 """
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import pickle
@@ -24,6 +26,7 @@ from m3core.train.parameters import Body, Parameters, Rates
 _CLIP = 1.0
 # A budget of minutes knows the length of no step; the first ones warm up as if this share were behind them.
 _LEAST_SHARE = 1e-3
+_TRIMMED_EVERY = 10
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,8 @@ class Loop:
         while not self.budget.done(self.step, self.elapsed):
             self._take(learn, blame)
             (self.elapsed,) = self.group.from_leader(self.clock() - started)
+            if self.step % _TRIMMED_EVERY == 0:
+                _give_memory_back()
             if after():
                 break
 
@@ -143,6 +148,19 @@ class Loop:
         except (KeyError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise TrainingError(f"{path} is another run's checkpoint ({reason})", "remove its folder") from None
+
+
+def _give_memory_back() -> None:
+    """Free pages back to the system, where the C library is glibc.
+
+    Tensors of ever other sizes leave holes in its heap: a run of 600 steps grew from 5 to 17 GB. Blocks from the system
+    for every tensor (mallopt) have no holes, and made a step 1.4 times as long: each page is filled with zeros anew.
+    """
+    try:
+        trim = ctypes.CDLL("libc.so.6").malloc_trim
+    except (OSError, AttributeError):
+        return
+    trim(0)
 
 
 def load_tensors(parameters: Parameters[Body], tensors: Mapping[str, Tensor]) -> None:
