@@ -41,6 +41,8 @@ from m3core.types import ALL_SIGNALS, Signal
 from pipelines.train.dev import DevSets
 
 _NEVER = 1.0
+# A batch of 48 pairs is one part of this size: its blocks run once a step.
+_PART_TOKENS = 16_384
 _RUNS = ("dense", "lexical", "multi", "fused")
 
 
@@ -121,7 +123,7 @@ def run(arm: Arm, pairs: Drawn, dev: DevSets, options: argparse.Namespace) -> di
     encoder = random_heads(plain(options), options.multi_dim, seed)
     precision = choose_execution("cpu", "auto").precision
     plan = Plan(
-        Batching(rows=options.batch, negatives=0),
+        Batching(rows=options.batch, negatives=0, part_tokens=_PART_TOKENS),
         Rates(adapter=2e-4, sparse=2e-3, multi=2e-3, distil_after=arm.distil_after),
         Objective(arm.signals),
         Budget(),
@@ -211,7 +213,7 @@ def main() -> int:
         "--model", default="m3-small", help="its heads are not used; a plain backbone is the honest start"
     )
     parser.add_argument("--pairs", type=int, default=12_000)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of this command; the table has all")
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--depth", type=int, default=3, help="last blocks that get an adapter")
     parser.add_argument("--multi-dim", type=int, default=128)
@@ -220,7 +222,7 @@ def main() -> int:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     dev = DevSets.read(options.dev, options.dev_queries)
-    for seed in range(options.seeds):
+    for seed in options.seeds:
         paths = {arm: options.out / f"{arm.name.replace(' ', '-')}-{seed}.json" for arm in ARMS}
         missing = [arm for arm, path in paths.items() if not path.is_file()]
         if missing:
