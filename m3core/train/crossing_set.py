@@ -4,7 +4,8 @@
 
 A family is a paragraph and its translations; families are held out by their English side. Each has one document, in a
 language drawn at random, and is asked for with a sentence of its other versions. Every language that asks has other
-paragraphs in the corpus, so that a model which prefers the question's language fails.
+paragraphs in the corpus, so that a model which prefers the question's language fails. AfriQA's passages, English and
+French, are in it too: many wrong answers in languages that every model knows best.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from m3core.train.curriculum import XLM_R_LANGUAGES
 from m3core.train.pairs import Pair, read_pairs
 
 _SOURCE = "ntrex"
+_PASSAGES = "afriqa"
+_PASSAGE_LANGUAGES = ("en", "fr")
 _OTHERS = 12
 _QUERIES = 5
 
@@ -54,12 +57,26 @@ def write_crossing_set(pairs: Sequence[Pair], folder: Path, seed: int = 0) -> tu
         ]
         for place in rng.permutation(len(texts))[:_OTHERS].tolist():
             documents.append({"_id": f"{language}-{place}", "text": texts[place], "language": language})
+    documents += _passages(pairs)
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in (("corpus.jsonl", documents), ("queries.jsonl", queries)):
         lines = [json.dumps(row, ensure_ascii=False) for row in rows]
         (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
     (folder / "qrels.tsv").write_text("\n".join(qrels) + "\n", encoding="utf-8")
     return len(documents), len(queries)
+
+
+def _passages(pairs: Sequence[Pair]) -> list[dict[str, str]]:
+    """AfriQA's passages. A passage has its question in its own language too, which tells which one that is."""
+    texts = {
+        pair.positive: pair.language
+        for pair in pairs
+        if pair.source == _PASSAGES and pair.language in _PASSAGE_LANGUAGES
+    }
+    return [
+        {"_id": f"{_PASSAGES}-{number}", "text": text, "language": language}
+        for number, (text, language) in enumerate(texts.items())
+    ]
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -32,6 +32,23 @@ def test_every_family_is_asked_for_in_other_languages_and_none_was_trained_on(tm
     assert not any(held_out(f"english {row['text'].split()[1]}") for row in others)
 
 
+def test_passages_of_afriqa_are_wrong_answers_in_their_own_language(tmp_path: Path) -> None:
+    pairs = [
+        Pair(f"{language} {i}", f"english {i}", "ntrex", language, True) for language in ("de", "fr") for i in range(60)
+    ]
+    pairs += [
+        Pair("ìbéèrè", "a passage", "afriqa", "yo"),
+        Pair("a question", "a passage", "afriqa", "en"),
+        Pair("une question", "un passage", "afriqa", "fr"),
+        Pair("une autre", "un passage", "afriqa", "fr"),
+    ]
+    write_crossing_set(pairs, tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "corpus.jsonl").read_text().splitlines()]
+    found = [(row["text"], row["language"]) for row in rows if row["_id"].startswith("afriqa")]
+    assert found == [("a passage", "en"), ("un passage", "fr")]
+    assert "afriqa" not in (tmp_path / "qrels.tsv").read_text()
+
+
 def test_the_command_writes_beirs_three_files(pairs_file: Path, tmp_path: Path) -> None:
     main(["--data", str(pairs_file), "--out", str(tmp_path / "set")])
     assert {path.name for path in (tmp_path / "set").iterdir()} == {"corpus.jsonl", "queries.jsonl", "qrels.tsv"}
