@@ -31,6 +31,7 @@ from m3core.train.adapter import Adapter
 from m3core.train.curriculum import Curriculum, Portions, plan_curriculum, thinned
 from m3core.train.joint import Trainer
 from m3core.train.loop import save_whole
+from m3core.train.losses import TAU
 from m3core.train.pairs import Pair, file_sha256, read_pairs
 from m3core.train.parameters import Parameters, Rates, trainable
 from m3core.train.record import shown_command
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str]) -> None:
     else:
         parameters = read_trained(options.start, options.depth)
     schedule = thinned(curriculum.schedule, options.crossing_share)[options.skip :][: options.steps]
-    trainer = Trainer(encoder, parameters, queries, passages, schedule, rates)
+    trainer = Trainer(encoder, parameters, queries, passages, schedule, rates, options.tau)
     trainer.run(_say, options.work / "checkpoint.pt")
     write_trained(options.out, trainer)
     record: dict[str, Any] = {
@@ -74,6 +75,7 @@ def main(arguments: Sequence[str]) -> None:
         "adapter": {"depth": options.depth, "rank": options.rank, "scale": options.scale},
         "portions": asdict(portions),
         "rates": asdict(rates),
+        "tau": options.tau,
         "losses": _every_25th(trainer.history),
         **_evaluate(trainer.trained(), options),
         "start": _record(options.start) if options.start is not None else None,
@@ -139,6 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, help="at most so many batches; default: all")
     parser.add_argument("--adapter-rate", type=float, default=Rates.adapter)
     parser.add_argument("--distil-after", type=float, default=Rates.distil_after, help="share of the steps; 1: never")
+    parser.add_argument("--tau", type=float, default=TAU, help="temperature of dense and multi-vector scores")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from m3core.encoder import Encoder
 from m3core.train.adapter import Adapter
 from m3core.train.loop import Budget, Loop, Step
+from m3core.train.losses import TAU
 from m3core.train.modes import trained_encoder
 from m3core.train.objective import SUM, Columns, Objective
 from m3core.train.parameters import Parameters, Rates
@@ -24,10 +25,6 @@ from m3core.train.signals import Texts, embed, longest_first
 from m3core.train.states import Say, States
 from m3core.types import ALL_SIGNALS
 
-_WITHIN = Objective()
-# Across languages the words that a query shares are all in wrong passages: the lexical score would learn that shared
-# words are a bad sign.
-_ACROSS = Objective(lexical_loss=0.0, lexical_in_sum=0.0)
 _TOLD_EVERY = 20
 
 
@@ -55,6 +52,7 @@ class Trainer:
         passages: States,
         schedule: Sequence[Batch],
         rates: Rates,
+        tau: float = TAU,
     ) -> None:
         self.parameters = parameters
         self.schedule = schedule
@@ -64,6 +62,10 @@ class Trainer:
         self._queries, self._passages = queries, passages
         self._dropped = torch.tensor(encoder.tokenizer.special.weightless)
         self._loop = Loop(parameters, rates, Budget(steps=len(schedule)))
+        self._within = Objective(tau=tau)
+        # Across languages the words that a query shares are all in wrong passages: the lexical score would learn that
+        # shared words are a bad sign.
+        self._across = Objective(tau=tau, lexical_loss=0.0, lexical_in_sum=0.0)
 
     @property
     def history(self) -> list[dict[str, float]]:
@@ -105,7 +107,7 @@ class Trainer:
     def _learn(self, step: int, share: float) -> Step:
         batch = self.schedule[step]
         parts = self.losses(batch)
-        loss = _objective(batch).loss(parts, distil=share >= self._loop.rates.distil_after)
+        loss = self._objective(batch).loss(parts, distil=share >= self._loop.rates.distil_after)
         loss.backward()  # type: ignore[no-untyped-call]
         figures = {name: round(float(value.detach()), 5) for name, value in parts.items()}
         return Step(float(loss.detach()), {"crossing": float(bool(batch.own_language)), **figures})
@@ -116,7 +118,10 @@ class Trainer:
         """
         columns = [*batch.positives, *batch.own_language]
         query, passage = self._forward([(self._queries, batch.queries), (self._passages, columns)])
-        return _objective(batch).parts(query, passage, Columns(equally_right(batch)), self._dropped)
+        return self._objective(batch).parts(query, passage, Columns(equally_right(batch)), self._dropped)
+
+    def _objective(self, batch: Batch) -> Objective:
+        return self._across if batch.own_language else self._within
 
     def _forward(self, parts: Sequence[tuple[States, Sequence[int]]]) -> list[Texts]:
         """All texts through the adapted blocks in one pass, ordered by length as the blocks want them."""
@@ -146,10 +151,6 @@ class Trainer:
             replace(self._encoder, spec=spec, signals=ALL_SIGNALS),
             replace(parameters, body=replace(body, tensors=rounded)),
         )
-
-
-def _objective(batch: Batch) -> Objective:
-    return _ACROSS if batch.own_language else _WITHIN
 
 
 def equally_right(batch: Batch) -> Tensor:

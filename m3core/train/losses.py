@@ -1,7 +1,7 @@
 """Batched scores and InfoNCE for training heads. Shapes: B queries, C passages, Tq and Tp padded tokens, D' vector
 width.
 
-Every softmax is over score / tau (M3-Embedding, equation 1, and FlagEmbedding's code).
+Every softmax is over logits, which are score / tau (M3-Embedding, equation 1, and FlagEmbedding's code).
 """
 
 from __future__ import annotations
@@ -60,35 +60,35 @@ def max_sim_scores(query: Tensor, query_mask: Tensor, passage: Tensor, passage_m
     return sums / query_mask.sum(-1).clamp(min=1)[:, None]
 
 
-def info_nce(scores: Tensor, same: Tensor, tau: float = TAU, first: int = 0) -> Tensor:
-    """Cross entropy of each row's own column over all columns of `[B, C]`, with tau; row i's own column is first + i.
+def info_nce(logits: Tensor, same: Tensor, first: int = 0) -> Tensor:
+    """Cross entropy of each row's own column over all columns of `[B, C]`; row i's own column is first + i.
 
     `same[i, j]` marks other columns whose passage equals one of the row's positives: they are no negatives.
     """
-    masked = (scores / tau).masked_fill(same, -torch.inf)
-    return functional.cross_entropy(masked, first + torch.arange(len(scores), device=scores.device))
+    masked = logits.masked_fill(same, -torch.inf)
+    return functional.cross_entropy(masked, first + torch.arange(len(logits), device=logits.device))
 
 
-def distillation(scores: Tensor, teacher: Tensor, same: Tensor, tau: float = TAU) -> Tensor:
-    """Self-knowledge distillation (M3-Embedding, section 3.3): cross entropy of softmax(scores / tau) against
-    softmax(teacher / tau), the teacher without gradient; shapes and `same` as in `info_nce`.
+def distillation(logits: Tensor, teacher: Tensor, same: Tensor) -> Tensor:
+    """Self-knowledge distillation (M3-Embedding, section 3.3): cross entropy of softmax(logits) against
+    softmax(teacher), the teacher's logits without gradient; shapes and `same` as in `info_nce`.
     """
-    target = functional.softmax((teacher.detach() / tau).masked_fill(same, -torch.inf), dim=-1)
-    student = functional.log_softmax((scores / tau).masked_fill(same, -torch.inf), dim=-1)
+    target = functional.softmax(teacher.detach().masked_fill(same, -torch.inf), dim=-1)
+    student = functional.log_softmax(logits.masked_fill(same, -torch.inf), dim=-1)
     return -(target * student.masked_fill(same, 0.0)).sum(-1).mean()
 
 
-def group_distillation(scores: Tensor, teacher: Tensor, tau: float = TAU) -> Tensor:
-    """Cross entropy of softmax(scores / tau) against softmax(teacher) over each row's own group of passages, mean over
-    all B rows (FlagEmbedding's `kl_div`: the teacher's scores have no temperature).
+def group_distillation(logits: Tensor, teacher: Tensor) -> Tensor:
+    """Cross entropy of softmax(logits) against softmax(teacher) over each row's own group of passages, mean over all B
+    rows (FlagEmbedding's `kl_div`: the teacher's scores have no temperature).
 
     `teacher` `[B, C]` holds NaN outside a row's group; a row without any teacher score counts 0.
     """
     known = ~torch.isnan(teacher)
     taught = known.any(dim=-1)
     if not taught.any():
-        return scores.new_zeros(())
+        return logits.new_zeros(())
     outside = ~known[taught]
     target = functional.softmax(teacher[taught].masked_fill(outside, -torch.inf), dim=-1)
-    student = functional.log_softmax((scores[taught] / tau).masked_fill(outside, -torch.inf), dim=-1)
-    return -(target * student.masked_fill(outside, 0.0)).sum() / len(scores)
+    student = functional.log_softmax(logits[taught].masked_fill(outside, -torch.inf), dim=-1)
+    return -(target * student.masked_fill(outside, 0.0)).sum() / len(logits)

@@ -3,6 +3,9 @@
 M3-Embedding (arXiv:2402.03216), sections 3.2 and 3.3:
     s_sum = s_dense + 0.3 s_lexical + s_multi        L = (L_dense + 0.1 L_lexical + L_multi + L_sum) / 4
     L' = (L'_dense + 0.1 L'_lexical + L'_multi) / 3   loss = (L + L') / 2 once distillation has begun
+
+A softmax is over score / tau. The sum's logits are the weighted sum of the signals' own, which with one tau for all is
+s_sum / tau.
 """
 
 from __future__ import annotations
@@ -36,7 +39,11 @@ class Columns:
 
 @dataclass(frozen=True)
 class Objective:
-    """Which signals learn, and how. One signal alone has no sum and nothing to distil from."""
+    """Which signals learn, and how. One signal alone has no sum and nothing to distil from.
+
+    `tau` is the temperature of dense and multi-vector scores; the lexical score's is M3's. A backbone that was trained
+    with another one (E5: 0.01) is pulled away from what it knows by M3's.
+    """
 
     signals: tuple[Signal, ...] = ALL_SIGNALS
     tau: float = losses.TAU
@@ -47,27 +54,23 @@ class Objective:
         """Every term by name: each signal and `sum`, `_taught` from the sum, `_teacher` from given scores. Means over
         the B rows.
         """
-        scores: dict[str, Tensor] = {}
+        logits: dict[str, Tensor] = {}
         if Signal.DENSE in self.signals:
-            scores[Signal.DENSE.value] = query.dense @ passage.dense.T
+            logits[Signal.DENSE.value] = query.dense @ passage.dense.T / self.tau
         if Signal.LEXICAL in self.signals:
-            scores[Signal.LEXICAL.value] = losses.lexical_scores(
-                query.ids, query.weights, passage.ids, passage.weights, dropped
-            )
+            shared = losses.lexical_scores(query.ids, query.weights, passage.ids, passage.weights, dropped)
+            logits[Signal.LEXICAL.value] = shared / losses.TAU
         if Signal.MULTI in self.signals:
-            scores[Signal.MULTI.value] = losses.max_sim_scores(
-                query.vectors, query.mask[:, 1:], passage.vectors, passage.mask[:, 1:]
-            )
-        together = {**scores, SUM: self._weighted(self.lexical_in_sum, scores)} if len(scores) > 1 else scores
-        parts = {
-            name: losses.info_nce(value, columns.ignored, self.tau, columns.first) for name, value in together.items()
-        }
+            met = losses.max_sim_scores(query.vectors, query.mask[:, 1:], passage.vectors, passage.mask[:, 1:])
+            logits[Signal.MULTI.value] = met / self.tau
+        together = {**logits, SUM: self._weighted(self.lexical_in_sum, logits)} if len(logits) > 1 else logits
+        parts = {name: losses.info_nce(value, columns.ignored, columns.first) for name, value in together.items()}
         if SUM in together:
-            for name, value in scores.items():
-                parts[name + TAUGHT] = losses.distillation(value, together[SUM], columns.ignored, self.tau)
+            for name, value in logits.items():
+                parts[name + TAUGHT] = losses.distillation(value, together[SUM], columns.ignored)
         if columns.teacher is not None:
             for name, value in together.items():
-                parts[name + TEACHER] = losses.group_distillation(value, columns.teacher, self.tau)
+                parts[name + TEACHER] = losses.group_distillation(value, columns.teacher)
         return parts
 
     def loss(self, parts: Mapping[str, Tensor], *, distil: bool) -> Tensor:

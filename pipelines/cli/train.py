@@ -77,6 +77,10 @@ def train(
     distil_after: Annotated[
         float, typer.Option("--distil-after", metavar="F", parser=fraction, help="Share before self-distillation.")
     ] = 0.1,
+    tau: Annotated[
+        float,
+        typer.Option("--tau", min=0.001, max=1, metavar="X", help="Temperature of dense and multi; E5's is 0.01."),
+    ] = 0.02,
     dev: Annotated[
         list[Path] | None, typer.Option("--dev", metavar="DIR", help="Measure on this BEIR folder; may be repeated.")
     ] = None,
@@ -114,6 +118,7 @@ def train(
     """
     from m3core.train.finetune import Plan
     from m3core.train.modes import Lora
+    from m3core.train.objective import Objective
     from m3core.train.parameters import Rates
     from m3core.train.record import shown_command
     from m3core.train.schedule import Batching
@@ -129,6 +134,7 @@ def train(
     plan = Plan(
         batching=Batching(batch, batch_tokens, negatives, part_tokens),
         rates=rates,
+        objective=Objective(tau=tau),
         teacher=teacher,
         seed=seed,
     )

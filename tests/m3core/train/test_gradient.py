@@ -104,18 +104,18 @@ def test_query_rows_in_blocks_make_no_difference(tiny_model: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("signal", [None, *ALL_SIGNALS])
-@pytest.mark.parametrize("teacher", [False, True])
+@pytest.mark.parametrize(("teacher", "tau"), [(False, 0.02), (True, 0.02), (True, 0.01)])
 def test_losses_equal_loops_over_the_encoders_own_vectors(
-    tiny_model: Path, signal: Signal | None, teacher: bool
+    tiny_model: Path, signal: Signal | None, teacher: bool, tau: float
 ) -> None:
     rows = made_rows(9, scores=True)
-    objective = Objective() if signal is None else Objective(signals=(signal,))
+    objective = Objective(tau=tau) if signal is None else Objective((signal,), tau)
     plan = Plan(batching=_WHOLE, seed=1, teacher=teacher, objective=objective)
     # Heads as they are stored, so that the encoder has exactly the trained values.
     run = made_run(tiny_model, "heads", plan, rows)
     for share in (0.0, 1.0):
         step = run.learn(0, share)
-        expected = _looped(run, teacher=teacher)
+        expected = _looped(run, teacher=teacher, tau=tau)
         names = ("dense", "lexical", "multi", "sum") if signal is None else (signal.value,)
         terms = {name: expected[name] + (expected[f"{name}_teacher"] if teacher else 0.0) for name in names}
         if signal is not None:
@@ -130,8 +130,8 @@ def test_losses_equal_loops_over_the_encoders_own_vectors(
             assert step.row[name] == pytest.approx(expected[name], rel=2e-3, abs=2e-3)
 
 
-def _looped(run: Finetune, *, teacher: bool) -> dict[str, float]:
-    """Every term of the first batch from the vectors of `Encoder.encode`, one pair at a time."""
+def _looped(run: Finetune, *, teacher: bool, tau: float) -> dict[str, float]:
+    """Every term of the first batch from the vectors of `Encoder.encode`, one pair at a time; `tau` is not lexical."""
     batch = run.schedule.batch(0)
     chosen = [run._examples[i] for i in batch.examples]
     texts: dict[int, str] = {}
@@ -157,11 +157,11 @@ def _looped(run: Finetune, *, teacher: bool) -> dict[str, float]:
             assert query.lexical_ids is not None
             assert query.lexical_weights is not None
             assert query.multi is not None
-            dense = float(query.dense @ passages.dense[j])
-            lexical = scoring.lexical(query.lexical_ids, query.lexical_weights, *passages.lexical.row(j))
-            multi = scoring.max_sim(query.multi, passages.multi.row(j))
+            dense = float(query.dense @ passages.dense[j]) / tau
+            lexical = scoring.lexical(query.lexical_ids, query.lexical_weights, *passages.lexical.row(j)) / 0.02
+            multi = scoring.max_sim(query.multi, passages.multi.row(j)) / tau
             for name, value in zip(scores, (dense, lexical, multi, dense + 0.3 * lexical + multi), strict=True):
-                scores[name].append(value / 0.02)
+                scores[name].append(value)
         logs = {
             name: dict(zip(kept, _log_softmax([values[j] for j in kept]), strict=True))
             for name, values in scores.items()

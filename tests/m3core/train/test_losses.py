@@ -71,7 +71,7 @@ def test_info_nce_is_cross_entropy_over_tau_without_repeated_positives() -> None
     for i, columns in enumerate(kept):
         total = sum(math.exp(float(scores[i, j]) / 0.02) for j in columns)
         expected -= math.log(math.exp(float(scores[i, i]) / 0.02) / total) / 3
-    assert float(losses.info_nce(scores, same)) == pytest.approx(expected, rel=1e-4)
+    assert float(losses.info_nce(scores / 0.02, same)) == pytest.approx(expected, rel=1e-4)
 
 
 def test_distillation_is_the_cross_entropy_against_the_teacher_and_moves_the_student_only() -> None:
@@ -87,7 +87,7 @@ def test_distillation_is_the_cross_entropy_against_the_teacher_and_moves_the_stu
         student = [math.exp(float(scores.detach()[i, j]) / 0.02) for j in columns]
         for t, s in zip(taught, student, strict=True):
             expected -= t / sum(taught) * math.log(s / sum(student)) / 3
-    found = losses.distillation(scores, teacher, same)
+    found = losses.distillation(scores / 0.02, teacher / 0.02, same)
     assert float(found.detach()) == pytest.approx(expected, rel=1e-4)
     found.backward()
     assert teacher.grad is None
@@ -110,7 +110,7 @@ def test_a_teacher_is_followed_within_the_group_and_only_where_it_spoke() -> Non
         student = [math.exp(float(scores.detach()[row, column]) / 0.02) for column in told]
         for t, s in zip(targets, student, strict=True):
             expected -= t / sum(targets) * math.log(s / sum(student)) / 3
-    found = losses.group_distillation(scores, teacher)
+    found = losses.group_distillation(scores / 0.02, teacher)
     assert float(found.detach()) == pytest.approx(expected, rel=1e-4)
     found.backward()
     assert scores.grad is not None
