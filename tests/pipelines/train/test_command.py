@@ -66,6 +66,17 @@ def test_a_run_writes_a_model_with_its_card_and_leaves_nothing_else(
     assert "model is there already, a folder with files in it" in again.err
 
 
+def test_a_temperature_is_that_of_dense_and_multi_vector_scores(train: M3, rows: Path, here: Path) -> None:
+    for name, options in (("usual", ()), ("same", ("--tau", "0.02")), ("flat", ("--tau", "1"))):
+        assert train(rows, "--out", name, "--steps", "1", "--batch", "16", "--negatives", "0", *options).code == 0
+    usual, same, flat = (_losses(here / name)[0] for name in ("usual", "same", "flat"))
+    assert same == usual
+    assert flat["lexical"] == usual["lexical"]
+    # Cosines differ by 2 at most: over 1 that is how far the loss can be from an even share of 16 columns.
+    assert all(abs(float(flat[name]) - np.log(16)) <= 2 for name in ("dense", "multi"))
+    assert all(flat[name] != usual[name] for name in ("dense", "multi"))
+
+
 def test_a_picture_is_drawn_unless_it_is_not_wanted(m3: M3, tiny_model: Path, rows: Path, here: Path) -> None:
     ended = m3("train", rows, "--model", tiny_model, "--out", "model", "--steps", "3", "--mode", "heads")
     assert ended.code == 0, ended.err
