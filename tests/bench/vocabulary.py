@@ -82,8 +82,8 @@ def main() -> int:
     options = parser.parse_args()
     encoder = Encoder.load(options.model, signals=[Signal.LEXICAL])
     by_language = defaultdict[str, list[str]](list)
-    for text in pq.read_table(options.corpus, columns=["text", "language"]).to_pylist():
-        by_language[text["language"]].append(text["text"])
+    for passage in pq.read_table(options.corpus, columns=["text", "language"]).to_pylist():
+        by_language[passage["language"]].append(passage["text"])
     print("| language | texts | distinct tokens a text | of these above 0 | weights | heaviest | lightest |")
     print("|---|---:|---:|---:|---|---|---|")
     for language in options.languages:
