@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.start is None:
         parameters = _start(encoder, curriculum, queries, passages, frozen, options)
     else:
-        parameters = read_trained(options.start, options.depth)
+        parameters = read_trained(options.start, options.depth, options.start_share)
     schedule = thinned(curriculum.schedule, options.crossing_share)[options.skip :][: options.steps]
     trainer = Trainer(encoder, parameters, queries, passages, schedule, rates, options.tau)
     trainer.run(_say, options.work / "checkpoint.pt")
@@ -134,6 +134,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--paragraphs", type=int, default=Portions.paragraphs)
     parser.add_argument("--pivots", type=int, default=Portions.pivots)
     parser.add_argument("--start", type=Path, help="go on from what another run wrote, instead of from scratch")
+    parser.add_argument(
+        "--start-share", type=float, default=1.0, help="of what the adapter of --start changes; 0.5: half of it"
+    )
     parser.add_argument("--skip", type=int, default=0, help="leave out the first batches, which --start has seen")
     parser.add_argument(
         "--crossing-share", type=float, default=1.0, help="of the batches in two languages, train on this share"
@@ -196,11 +199,16 @@ def write_trained(folder: Path, trainer: Trainer) -> None:
     save_file(halves, folder / ADAPTER, {"scale": str(parameters.body.scale)})
 
 
-def read_trained(folder: Path, depth: int) -> Parameters[Adapter]:
-    """What `write_trained` wrote, trainable again. Raises ModelError if a head is missing or malformed."""
+def read_trained(folder: Path, depth: int, share: float = 1.0) -> Parameters[Adapter]:
+    """What `write_trained` wrote, trainable again, with this share of what its adapter changes.
+
+    Raises ModelError if a head is missing or malformed.
+    """
     with safe_open(folder / ADAPTER, "pt") as file:
         scale = float(file.metadata()["scale"])
-        tensors = {name: file.get_tensor(name).float().requires_grad_() for name in file.keys()}  # noqa: SIM118
+        stored = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+    shares = {name: share if name.endswith(".outer") else 1.0 for name in stored}
+    tensors = {name: (tensor * shares[name]).requires_grad_() for name, tensor in stored.items()}
     sparse, multi = (trainable(read_head(folder, name)) for name in (SPARSE_HEAD, MULTI_HEAD))
     return Parameters(Adapter(depth, scale, tensors), sparse, multi)
 

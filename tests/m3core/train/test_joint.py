@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from m3core import Encoder, scoring
 from m3core.errors import TrainingError
-from m3core.train.__main__ import main
-from m3core.train.adapter import Adapter
+from m3core.train.__main__ import main, read_trained, write_trained
+from m3core.train.adapter import Adapter, merged
 from m3core.train.joint import Batch, Trainer, equally_right
 from m3core.train.parameters import Parameters, Rates, trainable
 from m3core.train.states import finished, frozen_states
@@ -164,6 +164,20 @@ def test_the_command_trains_and_writes_what_makes_a_model(pairs_file: Path, tiny
     assert any(not torch.equal(before[name], after[name]) for name in before)
     with pytest.raises(TrainingError, match="another run"):
         main([*arguments, "--questions", "40"])
+
+
+def test_a_start_can_take_a_share_of_what_an_adapter_changes(tiny_model: Path, tmp_path: Path) -> None:
+    encoder = Encoder.load(tiny_model)
+    write_trained(tmp_path, _trainer(encoder, 1, []))
+    plain = encoder.backbone.layers[-1].up.weight
+
+    def change(share: float) -> torch.Tensor:
+        started = read_trained(tmp_path, 1, share)
+        assert all(tensor.is_leaf and tensor.requires_grad for tensor in started.tensors().values())
+        return merged(started.body.on(encoder.backbone)).layers[-1].up.weight - plain
+
+    assert change(1.0).abs().max() > 0.01
+    torch.testing.assert_close(change(0.5), change(1.0) / 2)
 
 
 def test_training_lowers_the_loss(tiny_model: Path) -> None:
