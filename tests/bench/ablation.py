@@ -7,6 +7,9 @@ the same pairs and batches for every arm. One JSON file a run in --out: a run th
 command goes on where it was stopped. At the end a table with its spread (table.md) and a plot (ablation.png).
 A signal's own figure is nDCG@10 of that signal, `fused` that of all three with weights 1, 0.3, 1.
 
+Batches hold passages that resemble one another: among random ones the sum is sure of the right passage after a hundred
+steps, and has nothing left to teach (--batches random shows it).
+
 Adapters sit on the last --depth blocks; what the blocks under them give is computed once a seed, for all five arms.
 """
 
@@ -31,11 +34,13 @@ from m3core.precision import choose_execution
 from m3core.train.examples import Examples, Limits, Prefixes, Row, prepare
 from m3core.train.finetune import Finetune, Plan
 from m3core.train.loop import Budget
+from m3core.train.losses import TAU
 from m3core.train.modes import Lora, parameters_of
 from m3core.train.objective import Objective
-from m3core.train.pairs import bounded_per_passage, read_pairs, sample_languages
+from m3core.train.pairs import Pair, bounded_per_passage, read_pairs, sample_languages
 from m3core.train.parameters import Rates
-from m3core.train.schedule import Batching
+from m3core.train.schedule import Batch, Batching, Schedule
+from m3core.train.similar import similar_batches
 from m3core.train.states import States, states_of_ids
 from m3core.types import ALL_SIGNALS, Signal
 from pipelines.train.dev import DevSets
@@ -44,6 +49,9 @@ _NEVER = 1.0
 # A batch of 48 pairs is one part of this size: its blocks run once a step.
 _PART_TOKENS = 16_384
 _RUNS = ("dense", "lexical", "multi", "fused")
+_LOSS_EVERY = 25
+# What the runs of one table have in common.
+_SETTINGS = ("pairs", "batches", "batch", "tau", "depth", "multi_dim", "steps", "dev_queries")
 
 
 @dataclass(frozen=True)
@@ -64,22 +72,47 @@ ARMS = (
 
 @dataclass(frozen=True)
 class Drawn:
-    """What a seed draws for all arms: rows, their texts, and the states of these under the adapted blocks."""
+    """What a seed draws for all arms: rows, their texts, the batches, the texts' states under the adapted blocks."""
 
     seed: int
     examples: Examples
+    schedule: Schedule
     states: States
+
+
+class SimilarBatches(Schedule):
+    """One epoch of batches whose passages resemble one another, of one source and language each."""
+
+    def __init__(self, examples: Examples, drawn: Sequence[Pair], batching: Batching, seed: int) -> None:
+        super().__init__(examples, batching, seed)
+        rows = [drawn[int(one.row.place)] for one in examples.examples]
+        texts, groups = [pair.positive for pair in rows], [pair.group for pair in rows]
+        rng = np.random.default_rng(seed)
+        self._batches = [
+            Batch(tuple(members), tuple(self._examples[i].positives[0] for i in members), ((),) * len(members))
+            for members in similar_batches(texts, groups, batching.rows, rng)
+        ]
+        self.steps_per_epoch = len(self._batches)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step."""
+        return self._batches[step % len(self._batches)]
 
 
 def drawn(seed: int, options: argparse.Namespace) -> Drawn:
     """Draw a seed's pairs and run the frozen blocks over them, once."""
     encoder = plain(options)
-    rows = rows_of_pairs(options.data, options.pairs, seed)
+    chosen = drawn_pairs(options.data, options.pairs, seed)
+    rows = [Row(pair.query, (pair.positive,), place=str(index)) for index, pair in enumerate(chosen)]
     prefixes = Prefixes(encoder.spec.query_prefix, encoder.spec.passage_prefix)
     examples = prepare(rows, encoder.tokenizer, prefixes, Limits(64, 256))
+    batching = Batching(rows=options.batch, negatives=0, part_tokens=_PART_TOKENS)
+    schedule = Schedule(examples, batching, seed)
+    if options.batches == "similar":
+        schedule = SimilarBatches(examples, chosen, batching, seed)
     frozen = len(encoder.backbone.layers) - options.depth
     what = f"seed {seed} "
-    return Drawn(seed, examples, states_of_ids(encoder.backbone, examples.token_ids, 1, frozen, what, say))
+    return Drawn(seed, examples, schedule, states_of_ids(encoder.backbone, examples.token_ids, 1, frozen, what, say))
 
 
 def plain(options: argparse.Namespace) -> Encoder:
@@ -92,12 +125,11 @@ def say(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def rows_of_pairs(data: Path, pairs: int, seed: int) -> list[Row]:
+def drawn_pairs(data: Path, pairs: int, seed: int) -> list[Pair]:
     """Questions with their passages, languages in proportion to n ** 0.5."""
     rng = np.random.default_rng(seed)
     questions = bounded_per_passage([pair for pair in read_pairs(data) if not pair.translation], rng)
-    drawn = sample_languages(questions, pairs, 0.5, rng)
-    return [Row(pair.query, (pair.positive,), place=str(index)) for index, pair in enumerate(drawn)]
+    return sample_languages(questions, pairs, 0.5, rng)
 
 
 def random_heads(encoder: Encoder, width: int, seed: int) -> Encoder:
@@ -123,16 +155,16 @@ def run(arm: Arm, pairs: Drawn, dev: DevSets, options: argparse.Namespace) -> di
     encoder = random_heads(plain(options), options.multi_dim, seed)
     precision = choose_execution("cpu", "auto").precision
     plan = Plan(
-        Batching(rows=options.batch, negatives=0, part_tokens=_PART_TOKENS),
+        Batching(part_tokens=_PART_TOKENS),
         Rates(adapter=2e-4, sparse=2e-3, multi=2e-3, distil_after=arm.distil_after),
-        Objective(arm.signals),
+        Objective(arm.signals, options.tau),
         Budget(),
         seed=seed,
         precision=precision,
     )
     parameters = parameters_of(encoder, "lora", Lora(options.depth), seed)
-    finetune = Finetune(encoder, parameters, pairs.examples, plan, kept=pairs.states)
-    steps = min(options.steps or finetune.schedule.steps_per_epoch, finetune.schedule.steps_per_epoch)
+    finetune = Finetune(encoder, parameters, pairs.examples, plan, schedule=pairs.schedule, kept=pairs.states)
+    steps = min(options.steps or pairs.schedule.steps_per_epoch, pairs.schedule.steps_per_epoch)
     finetune.loop.budget = Budget(steps=steps)
     started = time.monotonic()
 
@@ -147,15 +179,29 @@ def run(arm: Arm, pairs: Drawn, dev: DevSets, options: argparse.Namespace) -> di
     return {
         "arm": arm.name,
         "seed": seed,
-        "pairs": len(pairs.examples.examples),
-        "depth": options.depth,
+        "settings": settings(options),
         "steps": steps,
         "seconds": round(time.monotonic() - started, 1),
         "precision": precision,
         "dev": figures,
         "mean": {name: float(np.mean([part[name] for part in figures.values()])) for name in _RUNS},
-        "losses": finetune.loop.history,
+        "losses": finetune.loop.history[::_LOSS_EVERY],
     }
+
+
+def settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What must be the same in every run of a table."""
+    return {name: getattr(options, name) for name in _SETTINGS} | {"dev": [folder.name for folder in options.dev]}
+
+
+def kept(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The runs that were made. Raises SystemExit if one of them was made with other settings."""
+    paths = sorted(folder.glob("*-[0-9]*.json"))
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    for path, result in zip(paths, results, strict=True):
+        if result["settings"] != settings(options):
+            raise SystemExit(f"{path} was made with {result['settings']}; give these, or another folder for --out")
+    return results
 
 
 def keep(result: Mapping[str, Any], path: Path) -> None:
@@ -215,12 +261,15 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=12_000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of this command; the table has all")
     parser.add_argument("--batch", type=int, default=48)
+    parser.add_argument("--batches", choices=("similar", "random"), default="similar")
+    parser.add_argument("--tau", type=float, default=TAU, help="temperature of dense and multi-vector scores")
     parser.add_argument("--depth", type=int, default=3, help="last blocks that get an adapter")
     parser.add_argument("--multi-dim", type=int, default=128)
     parser.add_argument("--dev-queries", type=int, default=300)
     parser.add_argument("--steps", type=int, help="at most; default: one epoch")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    kept(options.out, options)
     dev = DevSets.read(options.dev, options.dev_queries)
     for seed in options.seeds:
         paths = {arm: options.out / f"{arm.name.replace(' ', '-')}-{seed}.json" for arm in ARMS}
@@ -229,7 +278,7 @@ def main() -> int:
             pairs = drawn(seed, options)
             for arm in missing:
                 keep(run(arm, pairs, dev, options), paths[arm])
-    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(options.out.glob("*-[0-9]*.json"))]
+    results = kept(options.out, options)
     (options.out / "table.md").write_text(table(results), encoding="utf-8")
     plot(results, options.out / "ablation.png")
     print(table(results), end="")
