@@ -29,7 +29,7 @@ def serve(
     port: Annotated[int, typer.Option("--port", "-p", metavar="N", parser=whole_number, help="0: a free one.")] = 8080,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option("--allow-host", metavar="NAME", help="Another name that the service is reached under; repeat it."),
+        typer.Option("--allow-host", metavar="NAME", help="A proxy's name for the service; needs keys. Repeat it."),
     ] = None,
     metrics_port: Annotated[
         int | None,
@@ -51,22 +51,25 @@ def serve(
     """
     _check_installed()
     from pipelines.query.service.app import create_app
-    from pipelines.query.service.running import Listening, address, allowed_hosts, bind, run
+    from pipelines.query.service.running import Listening, address, allowed_hosts, bind, is_loopback, run
     from pipelines.query.service.service import Service
     from pipelines.query.service.settings import ServiceSettings
 
     loaded = open_config(config)
     listening = Listening(host, port, grace)
+    # A name from elsewhere is a proxy's: it sends other machines' requests from this one.
+    is_private = listening.is_loopback and all(map(is_loopback, allow_host or ()))
     settings = ServiceSettings(
         hosts=allowed_hosts(listening, allow_host or ()),
-        open_access=listening.is_loopback,
+        open_access=is_private,
         audit_queries=audit_queries,
     )
     service = Service.open(loaded.config, loaded.base, settings)
-    if not listening.is_loopback and service.door.tokens is None and not service.door.ring.any():
+    if not is_private and service.door.tokens is None and not service.door.ring.any():
+        reached = host if not listening.is_loopback else ", ".join(allow_host or ())
         raise RefusedError(
-            f"{host} can be reached from other machines, and there is no API key",
-            "m3 keys create NAME, configure serve.oidc, or listen on 127.0.0.1",
+            f"{reached} can be reached from other machines, and there is no API key",
+            "m3 keys create NAME, configure serve.oidc, or listen on 127.0.0.1 without --allow-host",
         )
     with cleaning_up_on_sigterm(), bind(listening) as opened:
         if metrics_port is not None:

@@ -68,7 +68,7 @@ class Client:
             yield page
             if page.cursor is None:
                 return
-            asked = asked.model_copy(update={"cursor": page.cursor})
+            asked = asked.model_copy(update={"cursor": page.cursor, "offset": 0})
 
     def document(
         self, collection: str, doc_id: str, *, offset: int = 0, limit: int = 50, act_as: Identity | None = None
@@ -143,7 +143,7 @@ class AsyncClient:
             yield page
             if page.cursor is None:
                 return
-            asked = asked.model_copy(update={"cursor": page.cursor})
+            asked = asked.model_copy(update={"cursor": page.cursor, "offset": 0})
 
     async def document(
         self, collection: str, doc_id: str, *, offset: int = 0, limit: int = 50, act_as: Identity | None = None

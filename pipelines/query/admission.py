@@ -44,6 +44,13 @@ class AdmissionRules:
 
 
 @dataclass
+class Held:
+    """A place that is held. `aside` are seconds that say nothing about how many searches are good."""
+
+    aside: float = 0.0
+
+
+@dataclass
 class Admission:
     """Counts the running searches. For one event loop; `clock` counts seconds."""
 
@@ -71,7 +78,7 @@ class Admission:
         return self._running.total()
 
     @contextmanager
-    def place(self, tenant: str) -> Iterator[None]:
+    def place(self, tenant: str) -> Iterator[Held]:
         """Hold a place while the block runs. Raises OverloadedError, TenantBusyError."""
         if self.running >= self.places:
             raise OverloadedError(
@@ -84,12 +91,12 @@ class Admission:
                 self._retry_after(),
             )
         self._running[tenant] += 1
-        began, answered = self.clock(), False
+        began, answered, held = self.clock(), False, Held()
         try:
-            yield
+            yield held
             answered = True
         finally:
-            self._learn(began, self.clock(), answered)
+            self._learn(began, self.clock() - held.aside, answered)
             self._running[tenant] -= 1
             if not self._running[tenant]:
                 del self._running[tenant]

@@ -68,7 +68,7 @@ async def ask_all(asks: Mapping[Key, Callable[[float], Awaitable[Told]]], deadli
         return Answers({}, {key: _late(deadline) for key in asks})
     tasks = {key: asyncio.ensure_future(ask(left)) for key, ask in asks.items()}
     for task in tasks.values():
-        task.add_done_callback(_retrieve)
+        task.add_done_callback(retrieve)
     late = set(tasks.values())
     try:
         _, late = await asyncio.wait(tasks.values(), timeout=left)
@@ -107,7 +107,7 @@ def _late(deadline: Deadline) -> Missed:
     return Missed(Coverage.TIMEOUT, f"no answer within {deadline.until - deadline.start:.3g} s")
 
 
-def _retrieve(task: asyncio.Future[Told]) -> None:
+def retrieve(task: asyncio.Future[Told]) -> None:
     """Take a task's exception, so that the loop does not report it as forgotten where another is raised."""
     if not task.cancelled():
         task.exception()

@@ -18,6 +18,9 @@ from pipelines.query.request import Fusion
 
 Signals = Mapping[Signal, SignalScore]
 
+# A cursor keeps no store's own words: its caller can read it.
+_FROZEN_WHY = "did not answer when the search was first asked"
+
 
 def found_hits(found: Found) -> list[Hit]:
     """The hits of the page, without those before it."""
@@ -40,7 +43,6 @@ def freeze(found: Found, created: str) -> Frozen | None:
         next=plan.wanted,
         weights=found.gathered.weights,
         coverage=_coverage(found),
-        why=_why(found),
         candidates=len(found.gathered.candidates.ids),
         documents=tuple(_frozen_document(place, scores) for place in places),
     )
@@ -90,7 +92,7 @@ def compose_page(query: str, frozen: Frozen, plan: QueryPlan, hits: Sequence[Hit
         query=query,
         hits=tuple(hits),
         coverage=frozen.coverage,
-        why=frozen.why,
+        why={signal: _FROZEN_WHY for signal, each in frozen.coverage.items() if each is not Coverage.OK},
         generation=frozen.generation,
         weights=frozen.weights,
         candidates=frozen.candidates,

@@ -2,8 +2,8 @@
 
 A token is url-safe base64 of a body and its HMAC-SHA256. The body is compressed JSON, read only after the signature
 was found good: what is frozen, until when it may be used, and a digest of caller and request. It holds ids and scores
-of hits that its caller was allowed to see, no texts; it is not secret from that caller, and it lets nobody see a hit:
-every page is checked again. Without a shared key a token is good for the process that made it.
+of hits that its caller was allowed to see, no texts and no store's words; it is not secret from that caller, and it
+lets nobody see a hit: every page is checked again. Without a shared key a token is good for the process that made it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pipelines.state.collection import CURSOR_SECONDS
 # each, so that a token stays well below what a request may carry.
 MAX_FROZEN_ROWS = 2_000
 # Version of the body, part of what is signed.
-_FORMAT = b"m3c1"
+_FORMAT = b"m3c2"
 _MAC_BYTES = hashlib.sha256().digest_size
 _LEAST_KEY_BYTES = 32
 _ORIGINS = tuple(Origin)
@@ -84,7 +84,6 @@ class Frozen:
     next: int
     weights: Mapping[Signal, float]
     coverage: Mapping[Signal, Coverage]
-    why: Mapping[Signal, str]
     candidates: int
     documents: tuple[FrozenDocument, ...]
 
@@ -161,7 +160,6 @@ def _encode(frozen: Frozen) -> dict[str, Any]:
         "n": frozen.next,
         "w": dict(frozen.weights),
         "s": dict(frozen.coverage),
-        "y": dict(frozen.why),
         "k": frozen.candidates,
         "d": [_document(each) for each in frozen.documents],
     }
@@ -174,7 +172,6 @@ def _decode(value: Mapping[str, Any]) -> Frozen:
         next=value["n"],
         weights={Signal(signal): weight for signal, weight in value["w"].items()},
         coverage={Signal(signal): Coverage(coverage) for signal, coverage in value["s"].items()},
-        why={Signal(signal): why for signal, why in value["y"].items()},
         candidates=value["k"],
         documents=tuple(
             FrozenDocument(_read(best), tuple(map(_read, others)), tuple(map(_long, copies)), further)

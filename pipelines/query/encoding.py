@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -86,7 +86,11 @@ class ModelEncoder:
     async def explain(self, query: str, vectors: QueryVectors, texts: Sequence[str]) -> list[Explanation]:
         from pipelines.query.explain import explain_texts
 
-        return await self._run(lambda: explain_texts(self._encoder, query, vectors, texts))
+        # One text after the other: queries that wait for the model go in between, and a caller who leaves stops it.
+        explained: list[Explanation] = []
+        for text in texts:
+            explained += await self._run(partial(lambda one: explain_texts(self._encoder, query, vectors, [one]), text))
+        return explained
 
     async def aclose(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +16,9 @@ from connectors.registry import is_embedded, open_searcher
 from m3core.config.model import Config
 from m3core.errors import StoreError, UsageError
 from pipelines.query.errors import CursorError
-from pipelines.state.collection import Generation, read_collection
+from pipelines.query.joined import Joined
+from pipelines.query.known import KnownCollection
+from pipelines.state.collection import Generation
 from pipelines.state.paths import StatePaths
 from pipelines.state.storage import storage_of
 from pipelines.state.stores import store_options
@@ -64,7 +67,7 @@ class _Opened:
 
 
 class LiveGeneration:
-    """`LiveStores` of a configuration: reads `collection.json` at every request.
+    """`LiveStores` of a configuration: each request asks which generation is live.
 
     Within a generation an embedded store's searcher follows its snapshots by itself, maybe while a request runs. That
     is safe: one id never means two texts, and a hit is shown only if its row is there when the texts are fetched.
@@ -75,8 +78,8 @@ class LiveGeneration:
         self._base = base
         self._opener = opener
         self._storage = storage_of(config, base)
-        self._paths = StatePaths.of(self._storage, config.collection.name)
-        self._opening = asyncio.Lock()
+        self._known = KnownCollection(StatePaths.of(self._storage, config.collection.name))
+        self._opening: Joined[None] = Joined()
         self._opened: _Opened | None = None
 
     @asynccontextmanager
@@ -92,7 +95,7 @@ class LiveGeneration:
     @asynccontextmanager
     async def pin_texts(self, generation: int, created: str) -> AsyncIterator[Pinned]:
         """See `LiveStores.pin_texts`. A retired generation's store is opened for this one page."""
-        state = read_collection(self._paths)
+        state = await self._known.state()
         known = () if state is None else state.generations
         wanted = next((each for each in known if (each.number, each.created) == (generation, created)), None)
         if wanted is None or wanted.status not in ("live", "retired"):
@@ -110,23 +113,32 @@ class LiveGeneration:
             await _close(searchers)
 
     async def aclose(self) -> None:
-        opened, self._opened = self._opened, None
-        if opened is not None:
-            opened.replaced = True
-            await opened.close_if_free()
+        await self._opening.aclose()
+        await self._known.aclose()
+        await self._replace(None)
 
     async def _current(self) -> _Opened:
-        async with self._opening:
-            generation = self._generation()
-            if self._opened is None or not _same(self._opened.pinned.generation, generation):
-                fresh = _Opened(Pinned(generation, await self._open(generation)))
-                await self.aclose()
-                self._opened = fresh
-            self._opened.users += 1
-            return self._opened
+        while True:
+            generation = await self._generation()
+            opened = self._opened
+            if opened is not None and _same(opened.pinned.generation, generation):
+                opened.users += 1
+                return opened
+            key = (generation.number, generation.created)
+            await self._opening.outcome(key, partial(self._open_instead, generation))
 
-    def _generation(self) -> Generation:
-        state = read_collection(self._paths)
+    async def _open_instead(self, generation: Generation) -> None:
+        await self._replace(_Opened(Pinned(generation, await self._open(generation))))
+
+    async def _replace(self, fresh: _Opened | None) -> None:
+        """From now on requests use `fresh`; what was open is closed once nobody uses it."""
+        before, self._opened = self._opened, fresh
+        if before is not None:
+            before.replaced = True
+            await before.close_if_free()
+
+    async def _generation(self) -> Generation:
+        state = await self._known.state()
         name = self._config.collection.name
         live = None if state is None else state.live_generation
         if live is None:
@@ -155,7 +167,7 @@ class OneGeneration(LiveGeneration):
         super().__init__(config, base)
         self._one = generation
 
-    def _generation(self) -> Generation:
+    async def _generation(self) -> Generation:
         return self._one
 
 

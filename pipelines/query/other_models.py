@@ -8,11 +8,13 @@ a name that leads to another revision is of no use.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from m3core.config.model import ModelSection
 from m3core.errors import ModelError, UsageError
 from pipelines.query.encoding import ModelEncoder, QueryEncoder
+from pipelines.query.joined import Joined
 from pipelines.state.collection import Generation
 
 
@@ -26,11 +28,19 @@ class OtherModels:
     section: ModelSection
     base: Path
     _kept: tuple[str, ModelEncoder] | None = field(default=None, init=False)
+    _opening: Joined[QueryEncoder | None] = field(default_factory=Joined, init=False)
 
     async def find(self, generation: Generation) -> QueryEncoder | None:
-        """The encoder whose vectors meet those of the generation; None if its name leads to none."""
+        """The encoder whose vectors meet those of the generation; None if its name leads to none.
+
+        Requests that ask at once get the same one.
+        """
         if self._kept is not None and self._kept[0] == generation.encoder_fingerprint:
             return self._kept[1]
+        wanted = (generation.model, generation.encoder_fingerprint)
+        return await self._opening.outcome(wanted, partial(self._open, generation))
+
+    async def _open(self, generation: Generation) -> QueryEncoder | None:
         section = self.section.model_copy(update={"name": generation.model, "revision": None})
         encoder = ModelEncoder(section, self.base)
         try:
@@ -46,6 +56,7 @@ class OtherModels:
 
     async def aclose(self) -> None:
         """Release what is kept; idempotent."""
+        await self._opening.aclose()
         kept, self._kept = self._kept, None
         if kept is not None:
             await kept[1].aclose()

@@ -89,10 +89,15 @@ class Router:
         to search, vectors that do not meet), OverloadedError and TenantBusyError (too many searches at once),
         DegradedError (a required signal is lost) and StoreError (the text store did not answer, or no signal did).
         """
-        with self.admission.place(request.identity.tenant):
-            if request.cursor is not None:
-                return await self._page(request, self.cursors.open(request.cursor))
-            return await self._search(request)
+        clock = Stopwatch()
+        with self.admission.place(request.identity.tenant) as held:
+            try:
+                if request.cursor is not None:
+                    return await self._page(request, self.cursors.open(request.cursor), clock)
+                return await self._search(request, clock)
+            finally:
+                # Explanations are outside of the deadlines, and as long as their caller asked for.
+                held.aside = clock.seconds("explain")
 
     async def warm(self) -> Mapping[str, float]:
         """Open stores and model and run one search, so that the next one is fast. Milliseconds of each stage."""
@@ -103,7 +108,7 @@ class Router:
                     with suppress(M3Error):  # the search below meets it too: it says so, or does without that store
                         await searcher.warm(_WARM_SECONDS)
         # Not by way of the admission: what happens once says nothing about how many searches are good.
-        return (await self._search(SearchRequest("warm", nobody, limit=1))).timings_ms
+        return (await self._search(SearchRequest("warm", nobody, limit=1), Stopwatch())).timings_ms
 
     async def aclose(self) -> None:
         """Release stores and model; idempotent."""
@@ -112,8 +117,7 @@ class Router:
         if self.others is not None:
             await self.others.aclose()
 
-    async def _search(self, request: SearchRequest) -> Answer:
-        clock = Stopwatch()
+    async def _search(self, request: SearchRequest, clock: Stopwatch) -> Answer:
         async with self.stores.pin() as pinned:
             fitting = await self._fitting(pinned.generation)
             plan = await fitting._plan(request, pinned)
@@ -129,8 +133,9 @@ class Router:
             hits = await fitting._explained(plan, vectors, found_hits(found), clock)
             answer = compose(request.query, found, hits)
             if not hits:
-                last = Deadline.after(start, plan.deadlines.texts)
-                why = await explain_empty(found, request.identity, searchers[plan.text_store], last)
+                # Not by way of the breaker: counts may take longer than searches, and must not keep these from a store.
+                texts = pinned.searchers[plan.text_store]
+                why = await explain_empty(found, request.identity, texts, Deadline.after(start, plan.deadlines.texts))
                 answer = replace(answer, empty=why)
             frozen = freeze(found, pinned.generation.created) if plan.paged else None
             if frozen is not None:
@@ -138,8 +143,8 @@ class Router:
                 answer = replace(answer, cursor=token)
             return replace(answer, timings_ms=clock.stages())
 
-    async def _page(self, request: SearchRequest, opened: Opened) -> Answer:
-        clock, frozen = Stopwatch(), opened.frozen
+    async def _page(self, request: SearchRequest, opened: Opened, clock: Stopwatch) -> Answer:
+        frozen = opened.frozen
         async with self.stores.pin_texts(frozen.generation, frozen.created) as pinned:
             fitting = await self._fitting(pinned.generation)
             plan = await fitting._plan(request, pinned)
@@ -191,8 +196,10 @@ class Router:
             return hits
         shown = hits[:MAX_EXPLAINED]
         texts = [encoded_text(hit.context, hit.text) for hit in shown]
-        explanations = await self.encoder.explain(plan.text, vectors, texts)
-        clock.lap("explain")
+        try:
+            explanations = await self.encoder.explain(plan.text, vectors, texts)
+        finally:
+            clock.lap("explain")
         explained = [replace(hit, explanation=why) for hit, why in zip(shown, explanations, strict=True)]
         return [*explained, *hits[MAX_EXPLAINED:]]
 

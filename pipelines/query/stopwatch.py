@@ -23,6 +23,10 @@ class Stopwatch:
         self._stages[stage] = 1e3 * seconds
         self._last += seconds
 
+    def seconds(self, stage: str) -> float:
+        """What a stage took; 0 for one that has not ended."""
+        return self._stages.get(stage, 0.0) / 1e3
+
     def stages(self) -> dict[str, float]:
         """All stages and the total so far."""
         return {**self._stages, "total": 1e3 * (time.perf_counter() - self._start)}

@@ -89,7 +89,7 @@ async def _on_problem(request: Request, error: ProblemError) -> Response:
 
 
 async def _on_error(request: Request, error: M3Error) -> Response:
-    if isinstance(error, UsageError) and not is_live(request.app.state.service):
+    if isinstance(error, UsageError) and not await is_live(request.app.state.service):
         return _told(not_ready(), request)
     problem = of_error(error)
     if problem.status >= 500:

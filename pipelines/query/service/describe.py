@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from connectors.filters.identity import identity_filter
@@ -36,7 +37,7 @@ async def describe(service: Service, identity: Identity) -> dict[str, Any]:
             texts = next(binding.name for binding in live.stores if binding.text)
             rows = await pinned.searchers[texts].count(identity_filter(identity), _SECONDS)
     except UsageError:
-        if is_live(service):
+        if await is_live(service):
             raise
         return told
     signals = [signal.value for signal in Signal if any(signal.value in each.signals for each in live.stores)]
@@ -52,7 +53,7 @@ async def encoder_of_live(service: Service) -> QueryEncoder:
     The configured one where there is no generation, or where its model cannot be had: `facts` says which it is.
     """
     router = service.router
-    if router.others is None or not is_live(service):
+    if router.others is None or not await is_live(service):
         return router.encoder
     async with router.stores.pin() as pinned:
         if (await router.encoder.facts()).fingerprint == pinned.generation.encoder_fingerprint:
@@ -60,7 +61,7 @@ async def encoder_of_live(service: Service) -> QueryEncoder:
         return await router.others.find(pinned.generation) or router.encoder
 
 
-def is_live(service: Service) -> bool:
+async def is_live(service: Service) -> bool:
     """Whether there is a generation to search."""
-    state = read_collection(service.paths)
+    state = await asyncio.to_thread(read_collection, service.paths)
     return state is not None and state.live is not None

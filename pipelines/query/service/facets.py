@@ -1,14 +1,15 @@
-"""Values of declared fields counted over the best candidates. Pure."""
+"""Values of declared fields counted over the best candidates."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from m3core.errors import UsageError
 from m3core.nearest import did_you_mean
 from pipelines.query.answer import Hit
+from pipelines.query.live import LiveStores
 from pipelines.query.service.schemas import SearchBody
 
 # Values told per field, the most frequent first.
@@ -16,13 +17,18 @@ MAX_VALUES = 12
 _LANGUAGE = "language"
 
 
-def check_facets(body: SearchBody, fields: Mapping[str, str]) -> None:
-    """Raises UsageError for a field that is neither declared nor `language`, and for facets of a later page."""
-    known = (*fields, _LANGUAGE)
+async def check_facets(body: SearchBody, stores: LiveStores) -> None:
+    """Raises UsageError for a field that is neither declared in the live generation nor `language`, and for facets of a
+    later page.
+    """
+    if not body.facets:
+        return
+    async with stores.pin() as pinned:
+        known = (*pinned.generation.fields, _LANGUAGE)
     for name in body.facets:
         if name not in known:
             raise UsageError(f"facet {name!r}: no such field", did_you_mean(name, known))
-    if body.facets and (body.offset or body.paged or body.cursor):
+    if body.offset or body.paged or body.cursor:
         raise UsageError("facets go with a first page only", "leave out offset, paged and cursor, or facets")
 
 

@@ -14,6 +14,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError, URLError
 
@@ -130,7 +131,7 @@ def _get(opener: urllib.request.OpenerDirector, url: str) -> dict[str, Any]:
             raise IssuerError(f"{url} answered {error.code}") from None
     except URLError as error:
         raise IssuerError(f"{url}: {error.reason}") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, HTTPException, ValueError, RecursionError) as error:
         raise IssuerError(f"{url}: {type(error).__name__}") from None
     if not isinstance(value, dict):
         raise IssuerError(f"{url} sent no JSON object")

@@ -88,6 +88,10 @@ class Readiness:
                 if str(error) != said:
                     said = str(error)
                     _log.warning("not ready yet: %s", error)
+            except Exception as error:  # noqa: BLE001 - a fault of ours may be gone at the next try; somebody has to know
+                if type(error).__name__ != said:
+                    said = type(error).__name__
+                    _log.exception("not ready yet")
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def _open_stores(self) -> None:

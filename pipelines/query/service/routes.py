@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request
@@ -13,6 +13,8 @@ from fastapi.security import HTTPBearer
 
 from m3core.fusion import Weights
 from m3core.types import ALL_SIGNALS, Identity, QueryVectors, Signal
+from pipelines.query.encoding import QueryEncoder
+from pipelines.query.errors import OverloadedError
 from pipelines.query.request import NO_FILTER, Fusion, SearchRequest
 from pipelines.query.service import schemas
 from pipelines.query.service.describe import describe, encoder_of_live
@@ -44,6 +46,7 @@ _PROBLEMS = {
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"description": text, "content": {MEDIA_TYPE: _SCHEMA}} for status, text in _PROBLEMS.items()
 }
+_ENCODED_AT_ONCE = 4
 _BEARER = "an API key (m3 keys create makes one), or a token of the configured issuer"
 _ACT_AS = "for keys with the scope act-as: the identity to act for, percent-encoded UTF-8"
 
@@ -82,7 +85,7 @@ async def search(request: Request, service: Served, name: CollectionName, body: 
     async with service.audited(request, caller, "search") as deed:
         service.check_collection(name)
         deed.query = body.query
-        check_facets(body, service.config.fields)
+        await check_facets(body, service.router.stores)
         limit = min(MAX_HITS, body.limit if body.limit is not None else service.config.search.limit)
         asked = _asked(body, caller.identity, max(limit, FACET_DOCUMENTS) if body.facets else limit)
         answer = await while_connected(request, service.router.search(asked))
@@ -116,15 +119,21 @@ async def simple_search(
 async def collections(request: Request, service: Served) -> Response:
     """What can be searched."""
     caller = await service.admit(request, "search")
-    return _json({"collections": [await describe(service, caller.identity)]})
+    async with service.audited(request, caller, "collections") as deed:
+        told = await describe(service, caller.identity)
+        deed.generation = told["generation"]
+        return _json({"collections": [told]})
 
 
 @api.get("/collections/{name}", tags=["collections"], responses={200: {"model": schemas.CollectionTold}})
 async def collection(request: Request, service: Served, name: CollectionName) -> Response:
     """One collection: its generation, its fields, and how much of it the caller may see."""
     caller = await service.admit(request, "search")
-    service.check_collection(name)
-    return _json(await describe(service, caller.identity))
+    async with service.audited(request, caller, "collections") as deed:
+        service.check_collection(name)
+        told = await describe(service, caller.identity)
+        deed.generation = told["generation"]
+        return _json(told)
 
 
 @api.get(
@@ -157,9 +166,8 @@ async def encode(request: Request, service: Served, body: schemas.EncodeBody) ->
         wanted = body.signals or ALL_SIGNALS
         queries = [SearchRequest(text, caller.identity).query for text in body.texts]
         facts = await encoder.facts()
-        # All at once: they go through the model together.
         with service.router.admission.place(caller.identity.tenant):
-            vectors = await while_connected(request, _gathered([encoder.encode_query(query) for query in queries]))
+            vectors = await while_connected(request, _encoded(encoder, queries, service.config.search.timeout))
         told = [_vectors(each, wanted) for each in vectors]
         return _json({"encoder_fingerprint": facts.fingerprint, "vectors": told})
 
@@ -207,8 +215,24 @@ def _asked(body: schemas.SearchBody, identity: Identity, limit: int) -> SearchRe
     )
 
 
-async def _gathered(work: Sequence[Coroutine[Any, Any, QueryVectors]]) -> list[QueryVectors]:
-    return await asyncio.gather(*work)
+async def _encoded(encoder: QueryEncoder, queries: Sequence[str], seconds: float) -> list[QueryVectors]:
+    """A few at once go through the model together; all at once would keep searches waiting for a deadline's time.
+
+    Raises OverloadedError if it takes longer than a search may.
+    """
+    await encoder.ready()
+    vectors: list[QueryVectors] = []
+    try:
+        async with asyncio.timeout(seconds):
+            for start in range(0, len(queries), _ENCODED_AT_ONCE):
+                few = queries[start : start + _ENCODED_AT_ONCE]
+                vectors += await asyncio.gather(*(encoder.encode_query(query) for query in few))
+    except TimeoutError:
+        raise OverloadedError(
+            f"the model encoded {len(vectors)} of {len(queries)} texts in {seconds:g} s",
+            "ask again later, or for fewer texts at once",
+        ) from None
+    return vectors
 
 
 def _signals(names: Sequence[str]) -> tuple[Signal, ...]:

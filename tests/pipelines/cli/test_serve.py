@@ -279,9 +279,15 @@ def test_metrics_have_a_port_of_their_own(built: Path) -> None:
         assert running.get("/metrics").status_code == 404
 
 
-def test_beyond_this_machine_it_needs_a_key(built: Path, m3: M3) -> None:
-    done = m3("serve", "-c", built / "m3.toml", "--host", "0.0.0.0", "--port", "0")  # noqa: S104 - it is refused
+@pytest.mark.parametrize(
+    ("option", "reached"),
+    [("--host", "0.0.0.0"), ("--allow-host", "search.example.org")],  # noqa: S104 - it is refused
+)
+def test_beyond_this_machine_it_needs_a_key(built: Path, m3: M3, option: str, reached: str) -> None:
+    """Also behind a proxy, which asks from this machine for others."""
+    done = m3("serve", "-c", built / "m3.toml", option, reached, "--port", "0")
     assert done.code == 5
+    assert f"{reached} can be reached from other machines" in done.err
     assert "m3 keys create" in done.err
 
 

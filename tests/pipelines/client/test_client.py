@@ -67,6 +67,8 @@ def test_pages_are_the_whole_order(served: Served) -> None:
         ids = [hit.doc_id for page in pages for hit in page.hits]
         assert ids == [hit.doc_id for hit in client.search("handbook", "anything", limit=100).hits]
         assert len(ids) == 60
+        later = list(client.pages("handbook", "anything", limit=17, offset=9))
+        assert [hit.doc_id for page in later for hit in page.hits] == ids[9:]
 
 
 def test_the_async_client_says_the_same(served: Served) -> None:

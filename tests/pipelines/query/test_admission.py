@@ -88,6 +88,19 @@ def test_slow_searches_take_places_away_once_and_timely_ones_bring_them_back() -
     together(20, 0.1)
 
 
+def test_seconds_aside_do_not_make_a_search_slow() -> None:
+    clock = FakeClock()
+    admission = Admission(AdmissionRules(searches=10, slow=1.0), clock)
+    with admission.place("a") as held:
+        clock.now += 5.0
+        held.aside = 4.5
+    assert admission.places == 10
+    with admission.place("a") as held:
+        clock.now += 5.0
+        held.aside = 3.5
+    assert admission.places == 8
+
+
 def test_what_fails_at_once_brings_no_place_back() -> None:
     clock = FakeClock()
     admission = Admission(AdmissionRules(searches=10, slow=1.0), clock)

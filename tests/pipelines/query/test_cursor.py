@@ -56,7 +56,6 @@ FROZEN = st.builds(
     next=st.integers(0, 2000),
     weights=st.just({Signal.DENSE: 0.6, Signal.MULTI: 0.4}),
     coverage=st.dictionaries(st.sampled_from(list(Signal)), st.sampled_from(list(Coverage))),
-    why=st.dictionaries(st.sampled_from(list(Signal)), st.text(max_size=30)),
     candidates=st.integers(0, 400),
     documents=st.lists(DOCUMENTS, max_size=5).map(tuple),
 )
@@ -72,7 +71,7 @@ def test_what_is_sealed_comes_back_exactly(frozen: Frozen, bound: str) -> None:
 
 
 SMALL = Frozen(
-    3, "2026", 10, {Signal.DENSE: 1.0}, {Signal.DENSE: Coverage.OK}, {}, 7,
+    3, "2026", 10, {Signal.DENSE: 1.0}, {Signal.DENSE: Coverage.OK}, 7,
     (FrozenDocument(FrozenChunk(str(UUID(int=5)), 0.5, (FrozenScore(0.5, 1, Origin.RETRIEVED),))),),
 )  # fmt: skip
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from m3core.config.model import SearchSection
 from m3core.errors import StoreError
 from m3core.types import Identity, Signal
 from pipelines.query.answer import ConditionCount, Emptiness
+from pipelines.query.breaker import BreakerRules, Breakers, BreakerState
 from pipelines.query.request import SearchRequest
 from pipelines.state.collection import StoreBinding
 
@@ -38,6 +41,20 @@ def emptiness(world: Any, where: str, identity: Identity = STAFF, **options: Any
     assert answer.hits == ()
     assert isinstance(answer.empty, Emptiness)
     return answer.empty
+
+
+def test_slow_counts_do_not_keep_searches_from_the_store(world: Any) -> None:
+    router = replace(world.router({"main": {"count": 5.0}}), breakers=Breakers(BreakerRules(failures=2, patience=0.05)))
+    asked = SearchRequest("x", STAFF, filter="year >= 2030 and year < 2020", timeout=0.4)
+
+    async def scene() -> None:
+        answer = await router.search(asked)
+        assert answer.empty is not None
+        assert "did not say in time" in answer.empty.reason
+        assert (await router.search(replace(asked, filter="year >= 2020"))).hits
+        assert router.breakers.of("main").state is BreakerState.CLOSED
+
+    asyncio.run(scene())
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from m3core.encoder import Encoder
 from m3core.errors import EncodeMemoryError
 from m3core.fingerprint import encoder_fingerprint
 from m3core.types import Encoded, QueryVectors, Signal, TextKind
+from pipelines.query.answer import Explanation
 from pipelines.query.encoding import ModelEncoder, encode_queries
 from pipelines.query.explain import align, explain_texts, multi_tokens
 
@@ -29,6 +31,37 @@ TEXTS = [
 @pytest.fixture(scope="module")
 def encoder(tiny_model: Path) -> Encoder:
     return Encoder.load(tiny_model)
+
+
+def test_a_query_that_waits_goes_between_the_texts_and_a_caller_who_leaves_stops_them(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def one_at_a_time(_encoder: Encoder, _query: str, _vectors: QueryVectors, texts: list[str]) -> list[Explanation]:
+        (text,) = texts
+        time.sleep(0.05)
+        done.append(text)
+        return [Explanation((), ())]
+
+    monkeypatch.setattr("pipelines.query.explain.explain_texts", one_at_a_time)
+
+    async def scene() -> None:
+        model = ModelEncoder(ModelSection(name=str(tiny_model)), Path())
+        vectors = await model.encode_query(QUERY)
+        texts = [str(number) for number in range(20)]
+        explaining = asyncio.create_task(model.explain(QUERY, vectors, texts))
+        await asyncio.sleep(0.12)
+        await model.encode_query("another")
+        assert len(done) < 10
+        explaining.cancel()
+        await asyncio.sleep(0.12)
+        assert len(done) < 12
+        assert len(await model.explain(QUERY, vectors, texts[:3])) == 3
+        assert done[-3:] == ["0", "1", "2"]
+        await model.aclose()
+
+    asyncio.run(scene())
 
 
 def test_products_add_up_to_the_raw_lexical_score(encoder: Encoder) -> None:

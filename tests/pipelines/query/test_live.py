@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +13,15 @@ from uuid import UUID
 import pytest
 
 from connectors.filters.tree import Everything
-from connectors.protocol import CollectionSchema, EmbeddedSink, FieldType, StoreOptions
-from connectors.registry import open_sink
+from connectors.protocol import CollectionSchema, EmbeddedSink, FieldType, Searcher, StoreOptions
+from connectors.registry import open_searcher, open_sink
 from m3core.config.model import CollectionSection, Config, ModelSection, SourceSection, StorageSection
 from m3core.encoder import Encoder, stored_vectors
 from m3core.errors import ModelError, StateError, UsageError
 from m3core.types import ALL_SIGNALS, Chunk, Identity, Row
 from pipelines.query.errors import CursorError
 from pipelines.query.live import LiveGeneration
+from pipelines.query.other_models import OtherModels
 from pipelines.query.request import SearchRequest
 from pipelines.query.router import Router, SyncRouter
 from pipelines.state.collection import CollectionState, Generation, StoreBinding, read_collection, swap_collection
@@ -203,6 +205,48 @@ def test_stores_open_once_for_requests_side_by_side(site: Site) -> None:
 
     asyncio.run(scene())
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("qdrant-edge")]
+
+
+def test_clients_that_leave_do_not_begin_the_opening_again(site: Site) -> None:
+    site.ingest(1, TEXTS)
+    begun: list[str] = []
+
+    def slowly(kind: str, options: StoreOptions) -> Searcher:
+        begun.append(options.name)
+        time.sleep(0.3)
+        return open_searcher(kind, options)
+
+    async def scene() -> None:
+        stores = LiveGeneration(site.config, site.folder, slowly)
+
+        async def count(seconds: float) -> int:
+            async with asyncio.timeout(seconds), stores.pin() as pinned:
+                return await pinned.searchers["main"].count(Everything(), 5.0)
+
+        hasty = await asyncio.gather(*(count(0.05) for _ in range(5)), return_exceptions=True)
+        assert all(isinstance(each, TimeoutError) for each in hasty)
+        assert await count(10.0) == 4
+        assert begun == ["main"]
+        await stores.aclose()
+
+    asyncio.run(scene())
+
+
+def test_requests_side_by_side_open_another_generations_model_once(site: Site, tiny_model: Path) -> None:
+    site.ingest(1, TEXTS[:1])
+    state = read_collection(site.paths)
+    assert state is not None
+    named = replace(state.generations[0], model=str(tiny_model))
+
+    async def scene() -> None:
+        others = OtherModels(ModelSection(name="m3-small"), site.folder)
+        found = await asyncio.gather(*(others.find(named) for _ in range(8)))
+        assert found[0] is not None
+        assert all(each is found[0] for each in found)
+        assert await others.find(replace(named, encoder_fingerprint="float-other")) is None
+        await others.aclose()
+
+    asyncio.run(scene())
 
 
 def test_nothing_ingested_yet(site: Site) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import zlib
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -188,7 +191,28 @@ def test_a_degraded_first_page_stays_what_it_was(kit: Any) -> None:
     faults["words"].clear()
     page = following(router, PAGED, first)
     assert page.degraded
-    assert (page.coverage, page.why, page.weights) == (first.coverage, first.why, first.weights)
+    assert (page.coverage, page.weights) == (first.coverage, first.weights)
+    assert page.why == {Signal.LEXICAL: "did not answer when the search was first asked"}
+
+
+def test_who_reads_a_cursor_learns_no_words_of_a_store(kit: Any) -> None:
+    world = kit.world(grouped_rows(kit, 4), kit.query(np.random.default_rng(1)), kit.three_stores, ROOMY)
+    router = world.router({"words": {"search lexical": StoreError("10.1.2.3 refused")}})
+    first = ask(router, PAGED)
+    assert "10.1.2.3" in first.why[Signal.LEXICAL]
+    assert first.cursor is not None
+    signed = base64.urlsafe_b64decode(first.cursor + "=" * (-len(first.cursor) % 4))
+    body = next(part for part in map(_inflated, range(64), repeat(signed)) if part)
+    assert b'"failed"' in body
+    assert b"10.1.2.3" not in body
+
+
+def _inflated(start: int, signed: bytes) -> bytes:
+    """What is compressed behind `start` bytes of a signature; empty if nothing is."""
+    try:
+        return zlib.decompress(signed[start:])
+    except zlib.error:
+        return b""
 
 
 @pytest.mark.parametrize("chunks", [1, 10])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,8 @@ from m3core.config.model import SearchSection
 from m3core.errors import ModelError, StoreError
 from m3core.fusion import BUILT_IN_PRESETS, Weights
 from m3core.types import Identity, QueryVectors, Row, Signal
-from pipelines.query.answer import Answer, Coverage, Origin
+from pipelines.query.admission import Admission, AdmissionRules
+from pipelines.query.answer import Answer, Coverage, Explanation, Origin
 from pipelines.query.request import SearchRequest
 from pipelines.query.router import Router, SyncRouter
 from pipelines.state.collection import StoreBinding
@@ -417,6 +419,22 @@ def test_requests_run_side_by_side(kit: Any) -> None:
 
     answers = asyncio.run(scene())
     assert all(answer.hits == answers[0].hits for answer in answers)
+
+
+def test_a_long_explanation_does_not_make_a_search_slow(kit: Any) -> None:
+    world = kit.random_world(1)
+    encoder = kit.encoder(world.query)
+
+    async def slowly(_query: str, _vectors: Any, texts: Sequence[str]) -> list[Explanation]:
+        await asyncio.sleep(0.5)
+        return [Explanation((), ()) for _ in texts]
+
+    encoder.explain = slowly
+    admission = Admission(AdmissionRules(searches=10, slow=0.4))
+    router = replace(world.router(), encoder=encoder, admission=admission)
+    answer = asyncio.run(router.search(SearchRequest("x", STAFF, explain=True)))
+    assert answer.timings_ms["explain"] >= 500
+    assert admission.places == 10
 
 
 def test_warm_tells_the_stages(kit: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from dataclasses import replace
@@ -297,6 +298,14 @@ def test_facets_count_the_best_candidates(kit: Any, serve: Serve) -> None:
     assert told["facets"]["fields"]["language"] == [{"value": "en", "count": 40}]
 
 
+def test_facets_are_over_the_fields_of_the_live_generation(kit: Any, serve: Serve) -> None:
+    """A field that came with a promotion counts at once; the configuration that the service began with lacks it."""
+    served = serve(kit.random_world(1), config={"fields": {"year": "integer"}})
+    assert "topic" in served.client.get("/v1/collections/handbook").json()["fields"]
+    assert served.search(facets=["topic"]).json()["facets"]["fields"] == {"topic": []}
+    problem(served.search(facets=["nothing"]), 400, "usage")
+
+
 def test_facets_are_of_a_first_page(served: Served) -> None:
     problem(served.client.post(STAFF_SEARCH, json={"query": "x", "facets": ["year"], "offset": 10}), 400, "usage")
 
@@ -348,6 +357,43 @@ def test_encode_gives_the_querys_vectors(served: Served) -> None:
     assert len(told["vectors"][0]["dense"]) == 8
     assert "multi" not in told["vectors"][0]
     problem(served.client.post("/v1/encode", json={"texts": ["\u0007"]}), 400, "usage")
+
+
+def test_encoding_has_a_deadline_and_leaves_the_model_to_others_in_between(kit: Any, serve: Serve) -> None:
+    world = kit.random_world(1)
+    encoder, at_once = kit.encoder(world.query), []
+    running = 0
+
+    async def slowly(_query: str) -> Any:
+        nonlocal running
+        running += 1
+        at_once.append(running)
+        await asyncio.sleep(0.05)
+        running -= 1
+        return world.query
+
+    encoder.encode_query = slowly
+    router = replace(world.router(), encoder=encoder)
+    served = serve(world, router=router)
+    texts = [f"text {number}" for number in range(16)]
+    assert len(served.client.post("/v1/encode", json={"texts": texts}).json()["vectors"]) == 16
+    assert max(at_once) == 4
+    hasty = serve(world, router=router, config={"search": {"timeout": 0.12, "tenant": "acme", "principals": ["staff"]}})
+    told = problem(hasty.client.post("/v1/encode", json={"texts": texts}), 503, "overloaded")
+    assert "8 of 16 texts" in told.detail
+
+
+def test_a_look_at_the_collections_is_in_the_audit_log(served: Served) -> None:
+    served.client.get("/v1/collections")
+    served.client.get("/v1/collections/handbook")
+    problem(served.client.get("/v1/collections/other"), 404, "not-found")
+    (file,) = (served.service.paths.root.parents[1] / "service" / "handbook" / "audit").iterdir()
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [(line["action"], line["outcome"]) for line in lines] == [
+        ("collections", "ok"),
+        ("collections", "ok"),
+        ("collections", "not-found"),
+    ]
 
 
 def test_after_a_promotion_the_generations_own_model_encodes(kit: Any, serve: Serve) -> None:

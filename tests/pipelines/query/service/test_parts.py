@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import stat
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from m3core.config.model import Config
 from m3core.errors import FilterError, M3Error, ModelError, StateError, StoreError, UsageError
 from pipelines.query.answer import Hit
 from pipelines.query.errors import DegradedError, OverloadedError, TenantBusyError
+from pipelines.query.service import readiness
 from pipelines.query.service.audit import AuditLine, AuditLog
 from pipelines.query.service.facets import MAX_VALUES, count_facets
 from pipelines.query.service.metrics import Metrics
@@ -128,6 +131,32 @@ def test_what_callers_learn_of_an_error(error: M3Error, status: int, told: bool)
 )
 def test_when_a_search_would_be_answered(checks: dict[str, str], ready: bool) -> None:
     assert is_ready(checks) is ready
+
+
+def test_a_fault_of_a_library_is_told_and_tried_again(
+    kit: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(readiness, "_RETRY_SECONDS", 0.01)
+    world = kit.random_world(1)
+    encoder, tries = kit.encoder(world.query), []
+
+    async def ready() -> None:
+        tries.append(1)
+        if len(tries) < 4:
+            raise RuntimeError("a card is away")
+
+    encoder.ready = ready
+    warming = readiness.Readiness(replace(world.router(), encoder=encoder))
+
+    async def scene() -> None:
+        warming.start()
+        await asyncio.wait_for(warming.warmed(), 10)
+        await warming.stop()
+
+    asyncio.run(scene())
+    assert len(tries) >= 4
+    # Once, with where it happened, not once a try.
+    assert [record.exc_info is not None for record in caplog.records if "not ready yet" in record.message] == [True]
 
 
 def test_metrics_are_served_in_prometheus_form() -> None:

@@ -8,6 +8,8 @@ import hashlib
 import hmac
 import json
 import logging
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -399,6 +401,22 @@ def test_an_issuer_that_says_nonsense(issuer: Issuer, changed: dict[str, Any], w
         setattr(issuer, name, value)
     with pytest.raises(IssuerError, match=words):
         fetcher(section(issuer))()
+
+
+def test_an_issuer_that_does_not_speak_http() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            with listening.accept()[0] as client:
+                client.recv(4096)
+                client.sendall(b"SSH-2.0-OpenSSH\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        with pytest.raises(IssuerError, match="BadStatusLine"):
+            fetcher(OidcSection(issuer=url, audience="threefold"))()
+        thread.join(10)
 
 
 def test_keys_without_use_are_left_out() -> None:
