@@ -1,6 +1,6 @@
 """Exact evaluation of one model on one BEIR-layout folder: every signal alone and the weighted sum.
 
-nDCG@10 with binary gains (Jarvelin and Kekalainen 2002), over `corpus.jsonl`, `queries.jsonl` and `qrels.tsv`.
+nDCG@10 (Jarvelin and Kekalainen 2002) over `corpus.jsonl`, `queries.jsonl` and `qrels.tsv`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from m3core.evaluate.matrices import MATRICES
-from m3core.evaluate.search import Best
+from m3core.evaluate.search import Best, Mix, is_lexical, mixed
 from m3core.fusion import Weights
 from m3core.types import Float32Array, Float64Array, Signal
 
@@ -28,21 +28,20 @@ MIRACL_WEIGHTS = Weights(dense=1.0, lexical=0.3, multi=1.0)
 
 @dataclass(frozen=True)
 class ScoredSet:
-    """Scores `[Q, N]` of each signal on one set, and the indices of the relevant documents of each query."""
+    """Scores `[Q, N]` of each signal on one set, and for each query the gain of each relevant document's index."""
 
     signals: Mapping[Signal, Float32Array]
-    relevant: Sequence[set[int]]
+    gains: Sequence[Mapping[int, int]]
 
-    def fused(self, weights: Weights) -> Float32Array:
-        """Weighted sum of the raw scores, `[Q, N]`."""
-        parts = [np.float32(weights.of(signal)) * matrix for signal, matrix in self.signals.items()]
-        total: Float32Array = np.sum(parts, axis=0)
-        return total
+    def rows(self, mix: Mix) -> Float64Array:
+        """nDCG@10 of the weighted sum for each query: `[Q]`."""
+        return ndcg_rows(mixed(self.signals, mix), self.gains, positive=is_lexical(mix))
 
     def ndcg(self, weights: Weights = MIRACL_WEIGHTS) -> dict[str, float]:
-        """nDCG@10 of each signal and of the sum."""
-        runs = {signal.value: matrix for signal, matrix in self.signals.items()} | {"fused": self.fused(weights)}
-        return {name: round(mean_ndcg(scores, self.relevant), 4) for name, scores in runs.items()}
+        """Mean nDCG@10 of each signal and of the sum."""
+        mixes: dict[str, Mix] = {signal.value: {signal: 1.0} for signal in self.signals}
+        mixes["fused"] = weights.normalised()
+        return {name: round(float(self.rows(mix).mean()), 4) for name, mix in mixes.items()}
 
 
 def score_folder(encoder: Encoder, folder: Path, max_queries: int) -> ScoredSet:
@@ -56,20 +55,19 @@ def score_folder(encoder: Encoder, folder: Path, max_queries: int) -> ScoredSet:
     passages = encoder.encode([text for _, text in documents], "passage")
     asked = encoder.encode([text for _, text in queries], "query")
     place = {doc_id: index for index, (doc_id, _) in enumerate(documents)}
-    gains = [{place[doc_id] for doc_id in relevant[query_id] if doc_id in place} for query_id, _ in queries]
+    gains = [{place[doc_id]: 1 for doc_id in relevant[query_id] if doc_id in place} for query_id, _ in queries]
     return ScoredSet({signal: matrix(asked, passages) for signal, matrix in MATRICES.items()}, gains)
 
 
-def mean_ndcg(scores: Float32Array, relevant: Sequence[set[int]], k: int = 10) -> float:
-    """Mean nDCG@k of score rows `[Q, N]` against the indices of relevant documents; ties go to the lower index."""
-    gains = [dict.fromkeys(wanted, 1) for wanted in relevant]
-    return float(np.mean(ndcg_rows(scores, gains, k)))
+def ndcg_rows(
+    scores: Float32Array, gains: Sequence[Mapping[int, int]], k: int = 10, *, positive: bool = False
+) -> Float64Array:
+    """nDCG@k of each score row `[Q, N]` against the gain of each relevant document's index: `[Q]`.
 
-
-def ndcg_rows(scores: Float32Array, gains: Sequence[Mapping[int, int]], k: int = 10) -> Float64Array:
-    """nDCG@k of each score row `[Q, N]` against the gain of each relevant document's index: `[Q]`; see `mean_ndcg`."""
+    Ties go to the lower index; with `positive` scores of 0 or less are no hits.
+    """
     best = Best(len(scores), k)
-    best.add(scores, 0)
+    best.add(scores, 0, positive=positive)
     found = best.rankings()
     discounts = 1.0 / np.log2(np.arange(2, k + 2))
     values = np.zeros(len(scores))

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from m3core.evaluate.beir import ScoredSet, ndcg_rows
+from m3core.evaluate.beir import ScoredSet
 from m3core.evaluate.resampling import Difference, compare
-from m3core.evaluate.search import mixed
 from m3core.fusion import Weights
-from m3core.types import Float32Array, Float64Array, Int64Array, Signal
+from m3core.types import Float64Array, Int64Array
 
 _STEPS = 20
 FOLDS = 5
@@ -19,23 +18,11 @@ _GRID = tuple((dense, lexical) for dense in range(_STEPS + 1) for lexical in ran
 
 
 @dataclass(frozen=True)
-class GainedSet:
-    """Scores `[Q, N]` of each signal on one set, and for each query the judgement of each relevant document's index."""
-
-    signals: Mapping[Signal, Float32Array]
-    gains: Sequence[Mapping[int, int]]
-
-    def ndcg(self, weights: Weights) -> Float64Array:
-        """nDCG@10 of the weighted sum for each query: `[Q]`."""
-        return ndcg_rows(mixed(self.signals, weights.normalised()), self.gains)
-
-
-@dataclass(frozen=True)
 class Mined:
     """Weights chosen on all queries, and what such a choice is worth on queries that it did not see.
 
     `held_out` is the mean nDCG@10 where each fold is ranked by the weights of the others, `preset` that of the preset
-    on the same queries. A mean over sets weighs each set alike.
+    on the same queries, `gain` their difference. Each is a mean over sets that weighs each set alike.
     """
 
     weights: Weights
@@ -50,12 +37,14 @@ def best_weights(sets: Sequence[ScoredSet]) -> Weights:
 
     Neighbours on the grid are averaged, so that the choice is the middle of a good region, not one lucky point.
     """
-    gained = [GainedSet(part.signals, [dict.fromkeys(wanted, 1) for wanted in part.relevant]) for part in sets]
-    return _best([_table(part).mean(axis=1) for part in gained])
+    return _best([_table(part).mean(axis=1) for part in sets])
 
 
-def mine_weights(sets: Sequence[GainedSet], preset: Weights, seed: int, folds: int = FOLDS) -> Mined:
-    """Choose weights as `best_weights` does, and judge the choice by cross-validation over the queries of each set."""
+def mine_weights(sets: Sequence[ScoredSet], preset: Weights, seed: int, folds: int = FOLDS) -> Mined:
+    """Choose weights as `best_weights` does, and judge the choice by cross-validation over the queries of each set.
+
+    One of the sets needs two queries or more: what is judged is not chosen by.
+    """
     tables = [_table(part) for part in sets]
     shares = [list(_folds(table.shape[1], folds, seed)) for table in tables]
     held_out = [np.zeros(table.shape[1]) for table in tables]
@@ -67,19 +56,26 @@ def mine_weights(sets: Sequence[GainedSet], preset: Weights, seed: int, folds: i
         chosen.append(weights)
         for table, share, values in zip(tables, shares, held_out, strict=True):
             values[share[fold]] = table[_GRID.index(_place(weights)), share[fold]]
-    given = [part.ndcg(preset) for part in sets]
+    given = [part.rows(preset.normalised()) for part in sets]
+    before, after = _weighed(given), _weighed(held_out)
     return Mined(
         weights=_best([table.mean(axis=1) for table in tables]),
-        held_out=float(np.mean([values.mean() for values in held_out])),
-        preset=float(np.mean([values.mean() for values in given])),
-        gain=compare(np.concatenate(given)[:, None], np.concatenate(held_out)[:, None], seed)[0],
+        held_out=float(after.mean()),
+        preset=float(before.mean()),
+        gain=compare(before[:, None], after[:, None], seed)[0],
         folds=tuple(chosen),
     )
 
 
-def _table(part: GainedSet) -> Float64Array:
+def _weighed(values: Sequence[Float64Array]) -> Float64Array:
+    """The figures of all sets' queries, scaled so that their mean is the mean of the sets' means."""
+    total = sum(map(len, values))
+    return np.concatenate([part * (total / (len(values) * len(part))) for part in values])
+
+
+def _table(part: ScoredSet) -> Float64Array:
     """nDCG@10 of each point of the grid for each query: `[G, Q]`."""
-    return np.stack([part.ndcg(_weights(*place)) for place in _GRID])
+    return np.stack([part.rows(_weights(*place).normalised()) for place in _GRID])
 
 
 def _best(means: Sequence[Float64Array]) -> Weights:

@@ -89,8 +89,7 @@ class Search:
         for number, block in enumerate(self._queries):
             matrices = {signal: _finite(signal, MATRICES[signal](block, passages)) for signal in self._signals}
             for name, mix in self._mixes.items():
-                positive = [signal for signal, weight in mix.items() if weight] == [Signal.LEXICAL]
-                self._best[name][number].add(mixed(matrices, mix), self._documents, positive=positive)
+                self._best[name][number].add(mixed(matrices, mix), self._documents, positive=is_lexical(mix))
             if self._kept is not None:
                 for signal, matrix in matrices.items():
                     self._kept[signal][number].append(matrix)
@@ -104,6 +103,11 @@ class Search:
         """All scores of each signal, `[Q, N]`; only with `keep`."""
         kept = self._kept or {}
         return {signal: np.concatenate([np.hstack(parts) for parts in blocks]) for signal, blocks in kept.items()}
+
+
+def is_lexical(mix: Mix) -> bool:
+    """Whether nothing but the lexical score counts: then documents without a word of the query are no hits."""
+    return [signal for signal, weight in mix.items() if weight] == [Signal.LEXICAL]
 
 
 def mixed(matrices: Mapping[Signal, Float32Array], mix: Mix) -> Float32Array:

@@ -12,7 +12,10 @@ from torch import Tensor
 
 from m3core.errors import TrainingError
 from m3core.tokenize import TextTokenizer
+from m3core.train.folding import folded
 
+# The numbers of a row's query, right and wrong passages.
+_Draft = tuple[int, tuple[int, ...], tuple[int, ...]]
 ONE_NEGATIVE = "only_1neg"
 # Types of FlagEmbedding's rows whose passages are questions' equals, so they get the query's prefix.
 SYMMETRIC = frozenset({"symmetric_sts", "symmetric_clustering"})
@@ -38,7 +41,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A row with its texts by number. `right` are all passages that answer its question in any row."""
+    """A row with its texts by number. `right` are all passages that answer its question in any row, however spaced."""
 
     query: int
     positives: tuple[int, ...]
@@ -89,9 +92,7 @@ def prepare(rows: Sequence[Row], tokenizer: TextTokenizer, prefixes: Prefixes, l
     examples: list[Example] = []
     cut: list[str] = []
     dropped: list[str] = []
-    right: dict[int, set[int]] = defaultdict(set)
-    for query, positives, _ in drafts:
-        right[query].update(positives)
+    right = _right(rows, drafts)
     for row, (query, positives, negatives) in zip(rows, drafts, strict=True):
         over = any(truncated[text] for text in (query, *positives, *negatives))
         if over:
@@ -104,6 +105,19 @@ def prepare(rows: Sequence[Row], tokenizer: TextTokenizer, prefixes: Prefixes, l
             "raise the limits, or let long texts be cut",
         )
     return Examples(examples, token_ids, cut, dropped)
+
+
+def _right(rows: Sequence[Row], drafts: Sequence[_Draft]) -> dict[int, set[int]]:
+    """By question the texts that answer it: the positives of its rows, and what differs from one in spaces only."""
+    same: dict[str, set[int]] = defaultdict(set)
+    for row, (_, positives, negatives) in zip(rows, drafts, strict=True):
+        for text, number in zip((*row.positives, *row.negatives), (*positives, *negatives), strict=True):
+            same[folded(text)].add(number)
+    right: dict[int, set[int]] = defaultdict(set)
+    for row, (query, _, _) in zip(rows, drafts, strict=True):
+        for text in row.positives:
+            right[query] |= same[folded(text)]
+    return right
 
 
 class _Pool:
@@ -133,7 +147,7 @@ class _Pool:
         return ids, cut
 
 
-def _draft(row: Row, prefixes: Prefixes, pool: _Pool) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+def _draft(row: Row, prefixes: Prefixes, pool: _Pool) -> _Draft:
     before = prefixes.query if row.prompt is None else row.prompt
     other = before if row.type in SYMMETRIC else prefixes.passage
     positives, negatives = (

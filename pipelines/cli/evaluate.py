@@ -78,7 +78,16 @@ def evaluate(
         raise UsageError("--per-query without --json: only JSON has room for it", "add --json")
     if identity is not None and not through:
         raise UsageError("--as without --through: nobody is asked", "add --through, or leave --as out")
-    for option, given in (("--model", model), ("--signals", signals), ("--long-pooling", long_pooling)):
+    if config is not None and not through:
+        raise UsageError("-c without --through: no configuration is read", "add --through, or leave -c out")
+    for option, given in (
+        ("--model", model),
+        ("--revision", revision),
+        ("--signals", signals),
+        ("--long-pooling", long_pooling),
+        ("--device", device != "auto"),
+        ("--precision", precision != "auto"),
+    ):
         if through and given:
             raise UsageError(f"{option} and --through are both given", "the collection says it; leave it out")
     from pipelines.cli.evaluate_run import (
@@ -103,6 +112,7 @@ def evaluate(
     asked = Asked(signals, weights, depth, seed, mine, long_documents, compare)
     job = Job.of(asked, loaded)
     datasets = read_datasets(data, split, max_queries)
+    outputs.check_ids(datasets)
     named = Named(model or "m3-small", revision, device, precision, long_pooling)
     encoder = load_encoder(named, job)
     found = findings(encoder, datasets, job, identity)

@@ -18,16 +18,24 @@ from pipelines.cli.report import note
 from pipelines.cli.search import caller
 from pipelines.encode.progress import open_progress
 from pipelines.encode.writing import check_file
-from pipelines.evaluate.comparing import Comparison, Saved, compare_saved, compare_within, read_saved
+from pipelines.evaluate.comparing import (
+    Comparison,
+    Saved,
+    check_run,
+    check_saved,
+    compare_saved,
+    compare_within,
+    read_saved,
+)
 from pipelines.evaluate.dataset import Dataset, read_dataset
 from pipelines.evaluate.document import Findings
-from pipelines.evaluate.evaluation import Evaluation, Settings, evaluate
+from pipelines.evaluate.evaluation import Evaluation, Settings, evaluate, names_of_runs
 from pipelines.evaluate.plot import plot
 from pipelines.evaluate.plot import require as require_plot
 from pipelines.evaluate.runs import GIVEN, fused, parse_weights
 from pipelines.evaluate.tables import markdown
 from pipelines.evaluate.through import Asking, Live, ask_live
-from pipelines.evaluate.trec import folder_of, trec_files
+from pipelines.evaluate.trec import check_ids, folder_of, trec_files
 from pipelines.evaluate.writing import check_folder, new_file
 from pipelines.query.request import parse_signals
 from pipelines.query.router import SyncRouter
@@ -58,6 +66,12 @@ class Outputs:
             check_folder("--trec-dir", self.trec)
         if self.plot is not None:
             require_plot()
+
+    def check_ids(self, datasets: Sequence[Dataset]) -> None:
+        """Raise UsageError if an id does not fit into the files."""
+        if self.trec is not None:
+            for dataset in datasets:
+                check_ids(dataset)
 
 
 @dataclass(frozen=True)
@@ -141,6 +155,16 @@ def load_encoder(named: Named, job: Job) -> Encoder:
 
 def findings(encoder: Encoder, datasets: Sequence[Dataset], job: Job, identity: str | None) -> list[Findings]:
     """Everything about each data set. Raises what `evaluate`, the comparison and the live collection raise."""
+    _check(encoder, datasets, job)
+    return [_finding(encoder, dataset, job, identity) for dataset in datasets]
+
+
+def _check(encoder: Encoder, datasets: Sequence[Dataset], job: Job) -> None:
+    """Raise UsageError for what would only be found wrong after hours of encoding."""
+    if job.settings.keep and max(len(each.queries) for each in datasets) < 2:
+        raise UsageError("--mine-weights with one query: nothing is left to judge the weights by", "give more queries")
+    if isinstance(job.reference, str):
+        check_run(job.reference, names_of_runs(encoder.spec.presets, job.settings, live=job.live is not None))
     if isinstance(job.reference, dict):
         for dataset in datasets:
             if dataset.name not in job.reference:
@@ -148,7 +172,7 @@ def findings(encoder: Encoder, datasets: Sequence[Dataset], job: Job, identity: 
                     f"--compare: that file has no data set {dataset.name!r}, only {', '.join(job.reference)}",
                     "evaluate both models on the same data",
                 )
-    return [_finding(encoder, dataset, job, identity) for dataset in datasets]
+            check_saved(dataset, job.reference[dataset.name])
 
 
 def _finding(encoder: Encoder, dataset: Dataset, job: Job, identity: str | None) -> Findings:

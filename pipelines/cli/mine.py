@@ -46,7 +46,7 @@ def mine(
     first, last = _ranks(ranks)
     from pipelines.encode.writing import check_file
     from pipelines.train.mine import mine as run
-    from pipelines.train.mine import read_corpus, write_mined
+    from pipelines.train.mine import read_corpus, spelled, write_mined
     from pipelines.train.rows import read_rows
 
     check_file("--output", output)
@@ -65,13 +65,15 @@ def mine(
     encoder = Encoder.load(model, revision=revision, signals=[Signal.DENSE])
     with cleaning_up_on_sigterm():
         found = run(encoder, reading.rows, texts, window, lexical=not no_bm25, encode=_encode)
-        mined = write_mined(found, texts, output)
+        mined = write_mined(found, spelled(reading.rows, texts), output)
     document = {"corpus": len(texts.texts), "corpus_left_out": texts.left_out, "broken": len(reading.broken)}
     document |= {"duplicates": len(reading.duplicates), **asdict(mined)}
     if json:
         print_json({"schema_version": SCHEMA_VERSION, "output": str(output), **document})
         return
     say(f"{mined.rows:,} rows, {mined.negatives:,} wrong passages from {len(texts.texts):,} texts into {output}")
+    if texts.left_out:
+        say(f"{texts.left_out:,} texts of the corpus are empty or came before, left out")
     if mined.without:
         say(f"{mined.without:,} rows have none: nothing at ranks {first} to {last} scores under the margin")
     if mined.scores_dropped:

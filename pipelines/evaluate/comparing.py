@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from m3core.evaluate.measures import MAIN_MEASURE, MEASURES
 from m3core.evaluate.resampling import Difference, compare
 from m3core.nearest import did_you_mean
 from m3core.types import Float64Array
+from pipelines.evaluate.dataset import Dataset
 from pipelines.evaluate.evaluation import Evaluation
 
 MAX_SAVED_BYTES = 1 << 30
@@ -75,11 +76,15 @@ def per_query(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
+def check_run(reference: str, runs: Collection[str]) -> None:
+    """Raises UsageError if there is no such run."""
+    if reference not in runs:
+        raise UsageError(f"--compare {reference[:60]!r}: neither a run nor a file", did_you_mean(reference, runs))
+
+
 def compare_within(evaluation: Evaluation, reference: str) -> list[Comparison]:
     """Every other run against the run `reference`. Raises UsageError if there is no such run."""
-    if reference not in evaluation.runs:
-        remedy = did_you_mean(reference, evaluation.runs)
-        raise UsageError(f"--compare {reference[:60]!r}: neither a run nor a file", remedy)
+    check_run(reference, evaluation.runs)
     first = evaluation.runs[reference].values
     return [
         _compared(name, reference, first, run.values, evaluation.settings.seed)
@@ -88,22 +93,27 @@ def compare_within(evaluation: Evaluation, reference: str) -> list[Comparison]:
     ]
 
 
+def check_saved(dataset: Dataset, saved: Saved) -> None:
+    """Raises UsageError if the judgements or the corpus are not the same, or no query is shared."""
+    if saved.digest != dataset.coverage.digest:
+        raise UsageError(
+            f"--compare {saved.label}: its figures of {dataset.name} are of other judgements or documents "
+            f"({saved.digest}, here {dataset.coverage.digest})",
+            "evaluate both models on the same data",
+        )
+    if not set(saved.ids) & {query.id for query in dataset.queries}:
+        raise UsageError(f"--compare {saved.label}: no query is in both evaluations", "take the same --max-queries")
+
+
 def compare_saved(evaluation: Evaluation, saved: Saved) -> list[Comparison]:
     """Every run against that of the same name in an earlier evaluation, over the queries that both have.
 
-    Raises UsageError if the judgements or the corpus are not the same, or no query is shared.
+    Raises UsageError as `check_saved` does.
     """
-    if saved.digest != evaluation.dataset.coverage.digest:
-        raise UsageError(
-            f"--compare {saved.label}: its figures of {evaluation.dataset.name} are of other judgements or documents "
-            f"({saved.digest}, here {evaluation.dataset.coverage.digest})",
-            "evaluate both models on the same data",
-        )
+    check_saved(evaluation.dataset, saved)
     place = {query: row for row, query in enumerate(saved.ids)}
     here = [row for row, query in enumerate(evaluation.dataset.queries) if query.id in place]
     there = [place[evaluation.dataset.queries[row].id] for row in here]
-    if not here:
-        raise UsageError(f"--compare {saved.label}: no query is in both evaluations", "take the same --max-queries")
     return [
         _compared(name, f"{saved.label}:{name}", saved.values[name][there], run.values[here], evaluation.settings.seed)
         for name, run in evaluation.runs.items()

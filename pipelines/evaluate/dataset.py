@@ -149,11 +149,11 @@ def _items(path: Path, problems: Problems, duplicate: Problem) -> dict[str, Item
 
 def _item(record: Mapping[str, Any], place: str, problems: Problems) -> Item:
     identity = check_doc_id(record.get(_ID), _ID)
-    title, text = _string(record, "title"), _string(record, _TEXT)
+    title, text = text_of(record, "title"), text_of(record, _TEXT)
     return Item(identity, f"{title}\n{text}".strip(), _language(record, place, problems))
 
 
-def _string(record: Mapping[str, Any], name: str) -> str:
+def text_of(record: Mapping[str, Any], name: str) -> str:
     """A text; missing and null are empty, as in BEIR's own files."""
     value = record.get(name)
     if value is None:

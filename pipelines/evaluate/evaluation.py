@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from m3core.errors import UsageError
+from m3core.evaluate.beir import ScoredSet
 from m3core.evaluate.bm25 import bm25, token_ids
 from m3core.evaluate.measures import MEASURES, measure, require
-from m3core.evaluate.presets import GainedSet
 from m3core.evaluate.resampling import intervals
 from m3core.evaluate.search import DEPTH, Rankings, Search, rank_fused
-from m3core.evaluate.windows import split_windows, window_rankings
+from m3core.evaluate.windows import BEST, MEAN, split_windows, window_rankings
 from m3core.fusion import Weights
 from m3core.types import ALL_SIGNALS, Encoded, Float64Array, Signal
 from pipelines.encode.progress import Progress
 from pipelines.encode.reading import Text, Totals
 from pipelines.encode.run import Counts, encode_texts
 from pipelines.evaluate.dataset import Dataset
-from pipelines.evaluate.runs import BM25, RRF, mixes
+from pipelines.evaluate.runs import BM25, RRF, THROUGH, mixes
 
 if TYPE_CHECKING:
     from m3core.encoder import Encoder
@@ -81,7 +81,7 @@ class Evaluation:
     queries: Counts
     documents: Counts
     settings: Settings
-    kept: GainedSet | None = None
+    kept: ScoredSet | None = None
 
     def rows(self, language: str) -> list[int]:
         """Numbers of the queries of one language."""
@@ -124,8 +124,16 @@ def evaluate(encoder: Encoder, dataset: Dataset, settings: Settings, show: Show)
         queries=queries,
         documents=documents,
         settings=settings,
-        kept=GainedSet(search.scores(), dataset.gains()) if settings.keep else None,
+        kept=ScoredSet(search.scores(), dataset.gains()) if settings.keep else None,
     )
+
+
+def names_of_runs(presets: Mapping[str, Weights], settings: Settings, *, live: bool = False) -> list[str]:
+    """The runs that an evaluation with these settings has, with that of a live collection if one is asked."""
+    names = list(mixes(settings.signals, presets, settings.weights))
+    names += [RRF] if len(settings.signals) > 1 else []
+    names += [MEAN, BEST] if settings.windows else []
+    return [*names, BM25, *([THROUGH] if live else [])]
 
 
 def score_run(dataset: Dataset, rankings: Rankings, ids: Sequence[str]) -> ScoredRun:

@@ -143,4 +143,7 @@ def _overlap(run: ScoredRun, exact: ScoredRun) -> float:
 
 
 def _loss(evaluation: Evaluation, run: ScoredRun, exact: str) -> list[Difference]:
-    return compare(evaluation.runs[exact].values, run.values, evaluation.settings.seed)
+    """Against as many exact hits as the collection was asked for: MAP counts further ones too."""
+    dataset, whole = evaluation.dataset, evaluation.runs[exact].rankings
+    same = Rankings(whole.places[:, :_DEPTH], whole.scores[:, :_DEPTH])
+    return compare(score_run(dataset, same, dataset.document_ids).values, run.values, evaluation.settings.seed)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from m3core.errors import UsageError
+from pipelines.evaluate.dataset import Dataset
 from pipelines.evaluate.evaluation import Evaluation, ScoredRun
 
 QRELS = "qrels.txt"
@@ -15,17 +16,21 @@ QRELS = "qrels.txt"
 def trec_files(evaluation: Evaluation) -> Iterator[tuple[str, Iterator[str]]]:
     """(file name, lines) of the judgements of the evaluated queries and of each run.
 
-    Raises UsageError for an id with white space, which separates the columns there.
+    Raises UsageError as `check_ids` does.
     """
-    dataset = evaluation.dataset
-    for identity in (*dataset.document_ids, *(query.id for query in dataset.queries)):
-        if len(identity.split()) != 1:
-            raise UsageError(f"--trec-dir: the id {identity[:60]!r} has white space", "leave --trec-dir out")
+    check_ids(evaluation.dataset)
     yield QRELS, _qrels(evaluation)
     for name, run in evaluation.runs.items():
         # A preset may be called anything; a file and a column may not.
         tag = re.sub(r"[^\w.-]", "-", name)
         yield f"{tag}.run", _lines(evaluation, tag, run)
+
+
+def check_ids(dataset: Dataset) -> None:
+    """Raises UsageError for an id with white space, which separates the columns there."""
+    for identity in (*dataset.document_ids, *(query.id for query in dataset.queries)):
+        if len(identity.split()) != 1:
+            raise UsageError(f"--trec-dir: the id {identity[:60]!r} has white space", "leave --trec-dir out")
 
 
 def folder_of(base: Path, evaluation: Evaluation) -> Path:

@@ -12,9 +12,10 @@ from m3core.errors import RefusedError
 from m3core.evaluate.beir import ScoredSet
 from m3core.evaluate.search import Search
 from m3core.fusion import Weights
+from m3core.train.folding import folded
 from m3core.types import ALL_SIGNALS
 from pipelines.evaluate.dataset import Dataset, read_dataset
-from pipelines.train.rows import folded, shortened
+from pipelines.train.rows import shortened
 
 if TYPE_CHECKING:
     from m3core.encoder import Encoder
@@ -98,4 +99,4 @@ def _scored(encoder: Encoder, dataset: Dataset) -> ScoredSet:
     asked = encoder.encode([query.text for query in dataset.queries], "query")
     search = Search([asked], {signal.value: {signal: 1.0} for signal in ALL_SIGNALS}, depth=1, keep=True)
     search.add(encoder.encode([document.text for document in dataset.documents], "passage"))
-    return ScoredSet(search.scores(), [set(gains) for gains in dataset.gains()])
+    return ScoredSet(search.scores(), dataset.gains())

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from m3core.errors import UsageError
+from m3core.errors import DocumentError, UsageError
 from m3core.evaluate.bm25 import bm25, token_ids
 from m3core.evaluate.search import Best, Rankings
+from m3core.train.folding import folded
 from m3core.train.mining import Choice, Window, choose
 from m3core.types import Float32Array
-from pipelines.evaluate.problems import Problems
+from pipelines.evaluate.dataset import text_of
+from pipelines.evaluate.problems import Problem, Problems
 from pipelines.evaluate.rows import RECORD_SUFFIXES, records
 from pipelines.state.files import atomic_file
-from pipelines.train.rows import folded
 
 if TYPE_CHECKING:
     from m3core.encoder import Encoder
@@ -32,11 +33,12 @@ Encode = Callable[["Encoder", Sequence[str], Any], Float32Array]
 
 @dataclass(frozen=True)
 class Corpus:
-    """Distinct texts as they are encoded, and what was wrong with the file. `places` finds a text, with or without its
-    title and however it is spaced.
+    """Distinct texts as they are encoded, with their titles, and what was wrong with the file. `bodies` are the same
+    without titles; `places` finds a text, with or without its title and however it is spaced.
     """
 
     texts: Sequence[str]
+    bodies: Sequence[str]
     places: Mapping[str, Sequence[int]]
     problems: Problems
     left_out: int
@@ -70,10 +72,15 @@ def read_corpus(path: Path) -> Corpus:
     problems = Problems()
     places: dict[str, list[int]] = defaultdict(list)
     texts: list[str] = []
+    bodies: list[str] = []
     seen: set[str] = set()
     left_out = 0
-    for _, record in records(file, ("text", "text"), problems):
-        title, body = (value if isinstance(value, str) else "" for value in (record.get("title"), record.get("text")))
+    for place, record in records(file, ("text", "text"), problems):
+        try:
+            title, body = text_of(record, "title"), text_of(record, "text")
+        except DocumentError as error:
+            problems.add(Problem.BROKEN_ROW, f"{place} ({error.message})")
+            continue
         text = f"{title}\n{body}".strip()
         if not body.strip() or folded(text) in seen:
             left_out += 1
@@ -82,9 +89,10 @@ def read_corpus(path: Path) -> Corpus:
         for spelling in {folded(text), folded(body)}:
             places[spelling].append(len(texts))
         texts.append(text)
+        bodies.append(body)
     if not texts:
         raise UsageError(f"{file}: no text to mine from", "name a corpus with a field text")
-    return Corpus(texts, places, problems, left_out)
+    return Corpus(texts, bodies, places, problems, left_out)
 
 
 def _corpus_file(path: Path) -> Path:
@@ -144,8 +152,20 @@ def _encode_queries(encoder: Encoder, rows: Sequence[Row], encode: Encode) -> Fl
     return vectors
 
 
-def write_mined(found: Iterator[tuple[Row, Choice]], corpus: Corpus, path: Path) -> Mined:
-    """Write rows that `m3 train` reads: what was mined comes after a row's own wrong passages.
+def spelled(rows: Sequence[Row], corpus: Corpus) -> Sequence[str]:
+    """The corpus as the rows spell it: without titles if most of their passages that are in it have none there.
+
+    A wrong passage must look like a right one: otherwise its title gives it away, and another row's right passage is
+    not known to be the same text.
+    """
+    known = [text for row in rows for text in (*row.positives, *row.negatives) if folded(text) in corpus.places]
+    titled = set(map(folded, corpus.texts))
+    bare = sum(folded(text) not in titled for text in known)
+    return corpus.bodies if 2 * bare > len(known) else corpus.texts
+
+
+def write_mined(found: Iterator[tuple[Row, Choice]], texts: Sequence[str], path: Path) -> Mined:
+    """Write rows that `m3 train` reads: what was mined of `texts` comes after a row's own wrong passages.
 
     A teacher's scores are left out where a passage was added: it has none.
     """
@@ -153,7 +173,7 @@ def write_mined(found: Iterator[tuple[Row, Choice]], corpus: Corpus, path: Path)
     with atomic_file(path) as file:
         for row, choice in found:
             mined.add(row, choice)
-            fields = mined_row(row, [corpus.texts[place] for place in choice.chosen])
+            fields = mined_row(row, [texts[place] for place in choice.chosen])
             file.write((json.dumps(fields, ensure_ascii=False) + "\n").encode())
     return mined
 

@@ -62,7 +62,13 @@ def prepare_job(job: Job) -> Prepared:
         check_plot()
     if job.presets == "mine" and not job.watching.folders:
         raise UsageError("--presets mine without --dev: there is nothing to mine them from", "add --dev DIR")
+    if job.watching.patience and not job.watching.folders:
+        raise UsageError("--patience without --dev: nothing is measured", "add --dev DIR, or leave --patience out")
     reading = read_rows(job.data, job.max_bad_rows)
+    if job.plan.teacher and not any(row.positive_scores for row in reading.rows):
+        raise UsageError(
+            "--teacher-scores: no row has scores", "give rows with pos_scores and neg_scores, or leave the option out"
+        )
     dev = DevSets.read(job.watching.folders, job.watching.queries)
     shared = dev.shared_with(reading.rows)
     if not job.watching.allow_shared:

@@ -35,20 +35,24 @@ class Meter:
     def __init__(self, steps: int | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._steps = steps
         self._clock = clock
-        self._started = clock()
+        self._started = self._since = clock()
         self._tokens = 0.0
         self._first_share: float | None = None
         self._recent: deque[Mapping[str, float]] = deque(maxlen=_RECENT)
 
     def add(self, step: int, share: float, row: Mapping[str, float]) -> str:
         """Count a step; the line for it."""
-        if self._first_share is None:
-            self._first_share = max(0.0, share - 1 / self._steps) if self._steps else 0.0
+        now = self._clock()
+        if self._first_share is None and self._steps:
+            self._first_share = max(0.0, share - 1 / self._steps)
+        elif self._first_share is None:
+            # Where minutes end a run nobody knows what one step's share was: what is left counts from the first one.
+            self._first_share, self._since = share, now
         self._tokens += row["tokens"]
         self._recent.append(row)
-        seconds = max(self._clock() - self._started, 1e-9)
+        seconds = max(now - self._started, 1e-9)
         done = share - self._first_share
-        left = seconds / done * (1 - share) if done > 0 else 0.0
+        left = (now - self._since) / done * (1 - share) if done > 0 else 0.0
         total = f"/{self._steps:,}" if self._steps else ""
         remaining = f"   {duration(left)} left" if left >= 1 else ""
         return f"step {step:,}{total}   {self._losses()}   {self._tokens / seconds:,.0f} tokens/s{remaining}"

@@ -1,20 +1,23 @@
 """Rows to train on, from FlagEmbedding's JSON lines or from Parquet pairs, each with its place; broken ones counted.
 
 JSON lines   query, pos [], neg [], pos_scores [], neg_scores [], prompt, type
-Parquet      query, positive (or pos), negative and further columns of that beginning (or neg); each a string or a list;
-             the other columns as above
+Parquet      query, positive (or pos), negative, negatives, negative_1, negative_2, ... (or neg); each a string or a
+             list; the other columns as above
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m3core.errors import DocumentError, TrainingError, UsageError
+from m3core.train.folding import folded
 from pipelines.ingest.documents import DocumentRules
 from pipelines.ingest.sources.files import LocalTree
 from pipelines.ingest.sources.jsonl import JsonLinesSource
@@ -30,6 +33,7 @@ SUFFIXES = JsonLinesSource.extensions + ParquetSource.extensions
 _NAMED = 5
 _BATCH_ROWS = 1024
 _NO_LIMIT = 1 << 60
+_NEGATIVE = re.compile(r"negatives?(_?\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +76,6 @@ class Reading:
 def shortened(names: Sequence[str], most: int = _NAMED) -> str:
     """The first few names, and dots if there are more."""
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
-
-
-def folded(text: str) -> str:
-    """A text as it is compared: spaces and line ends do not matter."""
-    return " ".join(text.split())
 
 
 def read_rows(paths: Sequence[Path], max_bad: int) -> Reading:
@@ -126,17 +125,19 @@ def row_of(record: object, place: str) -> Row:
     positives, negatives = _texts(record, "pos"), _texts(record, "neg")
     if not positives:
         raise DocumentError("pos is missing")
-    if set(positives) & set(negatives):
+    if set(map(folded, positives)) & set(map(folded, negatives)):
         raise DocumentError("a passage is in pos and in neg")
+    scores = _scores(record, len(positives), len(negatives))
     kind = record.get("type") or ROW_TYPES[0]
     if kind not in ROW_TYPES:
         raise DocumentError(f"type is none of {', '.join(ROW_TYPES)}")
     prompt = record.get("prompt")
     return Row(
         query=_text(record.get("query"), "query"),
-        positives=positives,
-        negatives=negatives,
-        **_scores(record, len(positives), len(negatives)),
+        positives=tuple(dict.fromkeys(positives)),
+        negatives=tuple(dict.fromkeys(negatives)),
+        positive_scores=_of_first(positives, scores["pos_scores"]),
+        negative_scores=_of_first(negatives, scores["neg_scores"]),
         prompt=None if prompt is None else _string(prompt, "prompt"),
         type=kind,
         place=place,
@@ -144,21 +145,31 @@ def row_of(record: object, place: str) -> Row:
 
 
 def _scores(record: Mapping[str, Any], positives: int, negatives: int) -> dict[str, tuple[float, ...]]:
+    """A teacher's scores, one a passage as they are given; none where there is no teacher."""
     given = {name: record.get(name) for name in ("pos_scores", "neg_scores")}
     if all(value is None for value in given.values()):
-        return {}
+        return {"pos_scores": (), "neg_scores": ()}
     if given["neg_scores"] is None and not negatives:
         given["neg_scores"] = []
     for (name, value), wanted in zip(given.items(), (positives, negatives), strict=True):
-        numbers = isinstance(value, list | tuple) and all(
-            isinstance(each, int | float) and not isinstance(each, bool) for each in value
-        )
-        if not numbers or len(value or ()) != wanted:
-            raise DocumentError(f"{name} is not a list of {wanted} numbers, one a passage")
-    return {
-        "positive_scores": tuple(map(float, given["pos_scores"] or ())),
-        "negative_scores": tuple(map(float, given["neg_scores"] or ())),
-    }
+        if not isinstance(value, list | tuple) or len(value) != wanted or not all(map(_is_score, value)):
+            raise DocumentError(f"{name} is not a list of {wanted} finite numbers, one a passage")
+    return {name: tuple(map(float, value or ())) for name, value in given.items()}
+
+
+def _is_score(value: object) -> bool:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond the largest float
+        return False
+
+
+def _of_first(texts: Sequence[str], scores: Sequence[float]) -> tuple[float, ...]:
+    """The scores of distinct texts: of a repeated one, the first."""
+    first = dict(zip(reversed(texts), reversed(scores), strict=True)) if scores else {}
+    return tuple(first[text] for text in dict.fromkeys(texts)) if scores else ()
 
 
 def _texts(record: Mapping[str, Any], name: str) -> tuple[str, ...]:
@@ -169,7 +180,7 @@ def _texts(record: Mapping[str, Any], name: str) -> tuple[str, ...]:
         value = [value]
     if not isinstance(value, list | tuple):
         raise DocumentError(f"{name} is {kind_of(value)}; a list of strings is needed")
-    return tuple(dict.fromkeys(_text(each, name) for each in value))
+    return tuple(_text(each, name) for each in value)
 
 
 def _text(value: object, name: str) -> str:
@@ -252,17 +263,19 @@ def _parquet(path: Path) -> Iterator[tuple[str, object]]:
 def _columns(names: Sequence[str]) -> dict[str, str]:
     """Columns that are read -> the field that they are, or are part of."""
     known = {name: name for name in ("query", "pos", "neg", "pos_scores", "neg_scores", "prompt", "type")}
-    known |= {"positive": "pos"} | {name: "neg" for name in names if name.startswith("negative")}
+    known |= {"positive": "pos"} | {name: "neg" for name in names if _NEGATIVE.fullmatch(name)}
     return {name: known[name] for name in names if name in known}
 
 
-def _record(values: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+def _record(values: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any] | DocumentError:
     """The fields of a row; columns of one field are put together, empty ones left out."""
     record: dict[str, Any] = {}
     for name, value in values.items():
         known = columns[name]
         if known not in ("pos", "neg"):
             record[known] = value
-        elif value is not None:
+        elif isinstance(value, str | list | tuple):
             record.setdefault(known, []).extend([value] if isinstance(value, str) else value)
+        elif value is not None:
+            return DocumentError(f"{name} is {kind_of(value)}; a string or a list of strings is needed")
     return record

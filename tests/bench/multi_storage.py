@@ -16,7 +16,7 @@ import qdrant_edge as edge
 
 from connectors.snapshots.disk import allocated_bytes
 from m3core import scoring
-from m3core.evaluate.beir import mean_ndcg
+from m3core.evaluate.beir import ndcg_rows
 from m3core.types import Float32Array, Row, Signal
 from tests.bench.store_rows import DevSet
 
@@ -42,19 +42,19 @@ def _forms() -> Mapping[str, Mapping[str, Any]]:
 
 def storage_table(dev: DevSet, rows: Sequence[Row], place: Path) -> None:
     """Print a line per form."""
-    exact = mean_ndcg(dev.exact[Signal.MULTI], dev.relevant)
+    exact = ndcg_rows(dev.exact[Signal.MULTI], dev.gains).mean()
     print(f"\nmulti-vectors, {len(rows):,} rows of {dev.name}; MaxSim alone in fp32: nDCG@10 {exact:.4f}")
     for name, form in _forms().items():
         shard = _filled(place / name.replace(" ", ""), form, rows)
         size = allocated_bytes(place / name.replace(" ", "")) / len(rows)
         scores, milliseconds = _scores(shard, dev)
         shard.close()
-        loss = 100 * (exact - mean_ndcg(scores, dev.relevant))
+        loss = 100 * (exact - ndcg_rows(scores, dev.gains).mean())
         print(f"  edge {name:<13} {size:8,.0f} bytes/chunk  {_SCORED} ids {milliseconds:6.1f} ms  loses {loss:+.2f}")
     packed = np.array(
         [[scoring.max_sim(_multi(query), row.vectors.multi) for row in dev.rows] for query in dev.queries], np.float32
     )
-    loss = 100 * (exact - mean_ndcg(packed, dev.relevant))
+    loss = 100 * (exact - ndcg_rows(packed, dev.gains).mean())
     size = sum(2 * row.vectors.multi.size for row in rows) / len(rows)
     print(f"  milvus fp16 packed or in structs: {size:,.0f} bytes/chunk before its own, loses {loss:+.2f}", flush=True)
 

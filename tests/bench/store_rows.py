@@ -25,7 +25,7 @@ class DevSet:
     name: str
     rows: Sequence[Row]
     queries: Sequence[QueryVectors]
-    relevant: Sequence[set[int]]
+    gains: Sequence[Mapping[int, int]]
     exact: Mapping[Signal, Float32Array]
 
 
@@ -44,9 +44,9 @@ def read_dev_set(encoder: Encoder, folder: Path, max_queries: int) -> DevSet:
         _row(number, text, vectors)
         for number, (text, vectors) in enumerate(zip(documents.values(), stored_vectors(passages), strict=True))
     ]
-    relevant = [{place[doc_id] for doc_id in judged[query["_id"]] if doc_id in place} for query in queries]
+    gains = [{place[doc_id]: 1 for doc_id in judged[query["_id"]] if doc_id in place} for query in queries]
     exact = {signal: matrix(asked, passages) for signal, matrix in MATRICES.items()}
-    return DevSet(folder.name, rows, [encoder.encode_query(text) for text in texts], relevant, exact)
+    return DevSet(folder.name, rows, [encoder.encode_query(text) for text in texts], gains, exact)
 
 
 def more_rows(dev: DevSet, count: int) -> list[Row]:

@@ -27,7 +27,7 @@ from connectors.filters.tree import Everything
 from connectors.protocol import Connection, EmbeddedSink, LoadingSink, Searcher, StoreOptions
 from connectors.registry import open_searcher, signals_of
 from m3core.encoder import Encoder
-from m3core.evaluate.beir import MIRACL_WEIGHTS, mean_ndcg
+from m3core.evaluate.beir import MIRACL_WEIGHTS, ndcg_rows
 from m3core.types import Float32Array, Row, Signal
 from tests.bench.multi_storage import storage_table
 from tests.bench.store_clients import THEIRS, as_a_run_does, bytes_of, ours, prepared
@@ -180,7 +180,7 @@ def stored_loss(bench: Bench) -> float:
 
 def _fused(dev: DevSet, matrices: object) -> float:
     parts = [np.float32(MIRACL_WEIGHTS.of(signal)) * matrices[signal] for signal in Signal]  # type: ignore[index]
-    return mean_ndcg(np.sum(parts, axis=0), dev.relevant)
+    return float(ndcg_rows(np.sum(parts, axis=0), dev.gains).mean())
 
 
 def report(bench: Bench, rows: Sequence[Row], rounds: int) -> None:

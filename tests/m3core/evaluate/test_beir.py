@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from m3core import Encoder
-from m3core.evaluate.beir import mean_ndcg, ndcg_rows, score_folder
+from m3core.evaluate.beir import ndcg_rows, score_folder
 from m3core.evaluate.matrices import dense_matrix, lexical_matrix, multi_matrix
 
 _PASSAGES = ["the key of the desk", "travel by night train", "", "refunded within thirty days", "the desk at nine"]
@@ -22,7 +22,7 @@ def test_ndcg_by_hand() -> None:
     # First query: relevant at ranks 2 and 3 of two; second: the only relevant one is last of four.
     ideal = 1 + 1 / math.log2(3)
     expected = [(1 / math.log2(3) + 1 / math.log2(4)) / ideal, 1 / math.log2(5)]
-    assert mean_ndcg(scores, [{1, 2}, {0}]) == pytest.approx(sum(expected) / 2)
+    assert ndcg_rows(scores, [{1: 1, 2: 1}, {0: 1}]) == pytest.approx(expected)
 
 
 def test_a_higher_judgement_weighs_more_and_counts_in_the_ideal_order() -> None:
@@ -44,10 +44,10 @@ def test_a_beir_folder_is_scored_as_its_texts_are(tiny_model: Path, tmp_path: Pa
     asked = encoder.encode(_QUERIES[:2], "query")
     passages = encoder.encode([f"desk\n{row['text']}" for row in corpus])
     dense, lexical, multi = (matrix(asked, passages) for matrix in (dense_matrix, lexical_matrix, multi_matrix))
-    relevant = [{0, 4}, {1}]
+    gains = [{0: 1, 4: 1}, {1: 1}]
     assert score_folder(encoder, tmp_path, max_queries=2).ndcg() == {
-        "dense": round(mean_ndcg(dense, relevant), 4),
-        "lexical": round(mean_ndcg(lexical, relevant), 4),
-        "multi": round(mean_ndcg(multi, relevant), 4),
-        "fused": round(mean_ndcg(dense + np.float32(0.3) * lexical + multi, relevant), 4),
+        "dense": round(ndcg_rows(dense, gains).mean(), 4),
+        "lexical": round(ndcg_rows(lexical, gains, positive=True).mean(), 4),
+        "multi": round(ndcg_rows(multi, gains).mean(), 4),
+        "fused": round(ndcg_rows(dense + np.float32(0.3) * lexical + multi, gains).mean(), 4),
     }

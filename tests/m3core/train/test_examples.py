@@ -52,7 +52,19 @@ def test_texts_are_the_encoders_own_with_prefix_prompt_and_type(tiny_model: Path
     for one, texts in zip(examples.examples, expected, strict=True):
         ids, _ = encoder.tokenizer.encode(list(texts), "", 40)
         assert [examples.token_ids[one.query].tolist(), examples.token_ids[one.positives[0]].tolist()] == ids
-    # The same question in two rows is one text, and both rows' passages answer it.
-    first, _, third = examples.examples
-    assert first.query == third.query
-    assert first.right == third.right == {*first.positives, *third.positives}
+    # The same question in two rows is one text, and both rows' passages answer it, with whatever prefix.
+    first, second, third = examples.examples
+    assert first.query == third.query != second.query
+    assert first.right == third.right == {*first.positives, *second.positives, *third.positives}
+    assert second.right == {*second.positives, *third.positives}
+
+
+def test_a_right_passage_is_right_however_another_row_spaces_it(tiny_model: Path) -> None:
+    rows = [
+        Row("who", ("the key is at the desk",), place="f:1"),
+        Row("what", ("night train",), ("the key  is at\nthe desk", "key"), place="f:2"),
+    ]
+    _, examples = _prepare(tiny_model, rows)
+    first, second = examples.examples
+    assert first.right == {*first.positives, second.negatives[0]}
+    assert second.right == set(second.positives)

@@ -118,9 +118,29 @@ def test_weights_are_mined(data: Path, tiny_model: Path, m3: M3) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (("--compare", "fused:balancd"), "--compare 'fused:balancd': neither a run nor a file"),
+        (("--compare", "rrf", "--signals", "dense"), "--compare 'rrf': neither a run nor a file"),
+        (("--mine-weights", "--max-queries", "1"), "--mine-weights with one query"),
+    ],
+)
+def test_what_the_model_decides_is_told_before_it_encodes(
+    tiny_model: Path, data: Path, m3: M3, arguments: tuple[str, ...], said: str
+) -> None:
+    ended = m3("eval", "--model", tiny_model, "--data", data, *arguments, *_EXACT)
+    assert ended.code == 2
+    assert said in ended.err
+    # What is said once the encoding begins.
+    assert "queries, " not in ended.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
         (("--per-query",), "--per-query without --json"),
         (("--as", "a:b"), "--as without --through"),
+        (("-c", "m3.toml"), "-c without --through"),
         (("--through", "--model", "m"), "--model and --through are both given"),
+        (("--through", "--precision", "int8"), "--precision and --through are both given"),
         (("--markdown", "absent/r.md"), "the folder absent is not there"),
         (("--plot", "handbook"), "--plot handbook: it is a folder"),
         (("--trec-dir", "handbook/qrels.tsv"), "it is no folder"),

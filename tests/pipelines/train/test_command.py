@@ -156,6 +156,19 @@ def test_a_loss_that_is_no_number_names_the_rows_and_saves_them(train: M3, rows:
     assert not (here / "model").exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [(("--patience", "2"), "--patience without --dev"), (("--teacher-scores",), "--teacher-scores: no row has scores")],
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    train: M3, write: Write, option: tuple[str, ...], said: str
+) -> None:
+    write("plain.jsonl", [{"query": f"q{number}", "pos": [f"text {number}"]} for number in range(4)])
+    ended = train("plain.jsonl", "--out", "model", "--steps", "1", *option)
+    assert ended.code == 2
+    assert said in ended.err
+
+
 def test_the_best_step_is_kept_and_patience_ends_a_run(train: M3, rows: Path, dev: Path, here: Path) -> None:
     # A rate that destroys: the first measurement stays the best.
     ended = train(

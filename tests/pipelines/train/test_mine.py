@@ -11,6 +11,8 @@ import pytest
 
 from m3core import Encoder
 from m3core.evaluate.bm25 import bm25, token_ids
+from m3core.train.examples import Row
+from pipelines.train.mine import read_corpus, spelled
 from tests.m3core.train.parts import made_rows
 from tests.pipelines.cli.conftest import M3
 from tests.pipelines.train.conftest import Write
@@ -111,8 +113,8 @@ def test_a_corpus_of_parquet_with_titles(m3: M3, tiny_model: Path, write: Write,
     assert ended.code == 0, ended.err
     document = json.loads(ended.out)
     (row,) = [json.loads(line) for line in (here / "o.jsonl").read_text().splitlines()]
-    # The right passage is known without its title; others are written as they are encoded.
-    assert set(row["neg"]) <= {"a desk", "night train", "L\nlaboratory"}
+    # The right passage is known without its title; so the others are written without theirs.
+    assert set(row["neg"]) <= {"a desk", "night train", "laboratory"}
     assert document["negatives"] == len(row["neg"])
     assert document["negatives"] + document["too_close"] == 3
     encoder = Encoder.load(tiny_model)
@@ -121,3 +123,22 @@ def test_a_corpus_of_parquet_with_titles(m3: M3, tiny_model: Path, write: Write,
     assert vectors is not None
     scores = np.asarray(vectors @ query)
     assert len(row["neg"]) == int((scores[1:] < scores[0]).sum())
+
+
+def test_the_corpus_is_spelled_as_the_rows_spell_it(write: Write) -> None:
+    file = write("c.jsonl", [{"title": f"T{number}", "text": f"body {number}"} for number in range(4)])
+    corpus = read_corpus(file)
+    with_titles = [Row("a", ("T0\nbody 0",)), Row("b", ("T1 body 1",), ("body 2",))]
+    without = [Row("a", ("T0\nbody 0",)), Row("b", ("body 1",), ("body 2",)), Row("c", ("elsewhere",))]
+    assert spelled(with_titles, corpus) == [f"T{number}\nbody {number}" for number in range(4)]
+    assert spelled(without, corpus) == [f"body {number}" for number in range(4)]
+    assert spelled([Row("a", ("elsewhere",))], corpus) == corpus.texts
+
+
+def test_broken_texts_of_a_corpus_are_named(write: Write) -> None:
+    rows = [{"text": "good"}, {"text": 7}, {"title": ["T"], "text": "x"}, {"text": "a\ud800"}, {"text": " "}]
+    corpus = read_corpus(write("c.jsonl", rows))
+    assert (list(corpus.texts), corpus.left_out) == (["good"], 1)
+    (line,) = corpus.problems.lines()
+    for number, word in ((2, "text is an integer"), (3, "title is a list"), (4, "text has U+D800")):
+        assert f"c.jsonl line {number} ({word}" in line

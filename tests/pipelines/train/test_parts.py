@@ -45,6 +45,16 @@ def test_a_resumed_run_does_not_count_what_others_did() -> None:
     assert meter.add(51, 0.51, _row(1.0)).endswith("50 tokens/s   0:08:10 left")
 
 
+def test_where_minutes_end_a_run_what_is_left_counts_from_its_first_step() -> None:
+    """Also of a run that was resumed half way."""
+    clock = Clock()
+    meter = Meter(None, clock)
+    clock.now = 6.0
+    assert meter.add(51, 0.5, _row(1.0)).endswith("tokens/s")
+    clock.now = 18.0
+    assert meter.add(52, 0.55, _row(1.0)).endswith("0:01:48 left")
+
+
 def test_plain_lines_come_every_ten_seconds_at_most() -> None:
     clock, stream = Clock(), io.StringIO()
     lines = Lines(stream, None, clock)

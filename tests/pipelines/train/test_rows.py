@@ -55,9 +55,12 @@ def test_every_field_of_flag_embeddings_rows_is_read(write: Write) -> None:
         ({"query": "a", "pos": {"x": 1}}, "pos is an object; a list of strings is needed"),
         ({"query": "a", "pos": ["x"], "neg": [None]}, "neg is missing"),
         ({"query": "a", "pos": ["x"], "neg": ["y", "x"]}, "a passage is in pos and in neg"),
-        ({"query": "a", "pos": ["x"], "pos_scores": [1, 2]}, "pos_scores is not a list of 1 numbers"),
-        ({"query": "a", "pos": ["x"], "pos_scores": [True]}, "pos_scores is not a list of 1 numbers"),
-        ({"query": "a", "pos": ["x"], "neg": ["y"], "pos_scores": [1]}, "neg_scores is not a list of 1 numbers"),
+        ({"query": "a", "pos": ["x"], "pos_scores": [1, 2]}, "pos_scores is not a list of 1 finite numbers"),
+        ({"query": "a", "pos": ["x"], "pos_scores": [True]}, "pos_scores is not a list of 1 finite numbers"),
+        ({"query": "a", "pos": ["x"], "neg": ["y"], "pos_scores": [1]}, "neg_scores is not a list of 1 finite numbers"),
+        ({"query": "a", "pos": ["x"], "neg": ["x\n "]}, "a passage is in pos and in neg"),
+        ('{"query": "a", "pos": ["x"], "pos_scores": [1e999]}', "pos_scores is not a list of 1 finite numbers"),
+        ({"query": "a", "pos": ["x"], "pos_scores": [10**400]}, "pos_scores is not a list of 1 finite numbers"),
         ({"query": "a", "pos": ["x"], "type": "odd"}, "type is none of normal, retrieval"),
         ({"query": "a", "pos": ["x"], "prompt": 3}, "prompt is an integer"),
     ],
@@ -100,6 +103,40 @@ def test_parquet_pairs_with_any_number_of_negatives(tmp_path: Path) -> None:
         Row("what", ("a desk",), place="p.parquet:2"),
     ]
     assert [(each.place, each.reason) for each in reading.broken] == [("p.parquet:3", "query is missing")]
+
+
+def test_a_repeated_passage_keeps_its_first_score(write: Write) -> None:
+    row = {"query": "a", "pos": ["x"], "neg": ["b", "c", "b"], "pos_scores": [3], "neg_scores": [1, 0, 2]}
+    (read,) = read_rows([write("a.jsonl", [row])], 0).rows
+    assert (read.negatives, read.negative_scores) == (("b", "c"), (1.0, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "reason"),
+    [
+        ("positive", [{"text": "a"}, {"text": "b"}], "positive is an object; a string or a list of strings is needed"),
+        ("positive", [1, 2], "positive is an integer; a string or a list of strings is needed"),
+        ("negative", [0.5, 0.25], "negative is a number; a string or a list of strings is needed"),
+        ("pos_scores", [[float("nan")], [1.0]], "pos_scores is not a list of 1 finite numbers, one a passage"),
+    ],
+)
+def test_parquet_columns_that_hold_something_else_are_told(
+    tmp_path: Path, column: str, values: list[Any], reason: str
+) -> None:
+    pq.write_table(
+        pa.table({"query": ["who", "what"], "positive": ["the key", "a desk"]} | {column: values}),
+        tmp_path / "p.parquet",
+    )
+    with pytest.raises(TrainingError) as raised:
+        read_rows([tmp_path / "p.parquet"], 0)
+    assert f"p.parquet:1 ({reason})" in raised.value.message
+
+
+def test_parquet_columns_about_negatives_are_no_negatives(tmp_path: Path) -> None:
+    table = {"query": ["who"], "positive": ["the key"], "negatives": [["night"]], "negative_12": ["day"]}
+    pq.write_table(pa.table({**table, "negative_id": ["doc7"], "negative_score": [0.3]}), tmp_path / "p.parquet")
+    (row,) = read_rows([tmp_path / "p.parquet"], 0).rows
+    assert row.negatives == ("night", "day")
 
 
 def test_files_that_are_none_are_refused(write: Write, tmp_path: Path) -> None:
