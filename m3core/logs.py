@@ -14,10 +14,12 @@ import json
 import logging
 import os
 import sys
+import traceback
 from typing import TextIO
 
 from m3core.errors import ConfigError
 
+_PACKAGES = ("m3core", "connectors", "pipelines")
 _VARIABLE = "M3_LOG"
 _LOGGERS = ("m3", "m3.run", "pipelines", "connectors", "m3core")
 
@@ -61,3 +63,11 @@ def log_as_asked(stream: TextIO | None = None) -> bool:
         logger.handlers, logger.propagate = [lines], False
         logger.setLevel(logging.INFO)
     return True
+
+
+def place_of(error: BaseException) -> str:
+    """`module:line`, the innermost of ours that an error passed through. Its text may hold a document's: say this."""
+    places = [(str(frame.f_globals.get("__name__")), line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    ours = [(module, line) for module, line in places if module.partition(".")[0] in _PACKAGES]
+    module, line = (ours or places or [("an unknown place", 0)])[-1]
+    return f"{module}:{line}"

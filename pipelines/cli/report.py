@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from m3core.errors import DiskFullError, M3Error
+from m3core.logs import place_of
 from m3core.terminal import plain
 
 SCHEMA_VERSION = 1
-_PACKAGES = ("m3core", "connectors", "pipelines")
 
 
 class OutputClosedError(Exception):
@@ -73,12 +73,4 @@ def unexpected(error: BaseException) -> M3Error:
         return DiskFullError(f"no space left{at}", "free some space and run it again; finished work is kept")
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return M3Error(f"{error.filename}: {error.strerror}", "check the path and its permissions")
-    return M3Error(f"{type(error).__name__} in {_place(error)}", "run again with --debug and report what it prints")
-
-
-def _place(error: BaseException) -> str:
-    """The innermost line of ours that the error passed through."""
-    places = [(str(frame.f_globals.get("__name__")), line) for frame, line in traceback.walk_tb(error.__traceback__)]
-    ours = [(module, line) for module, line in places if module.partition(".")[0] in _PACKAGES]
-    module, line = (ours or places or [("an unknown place", 0)])[-1]
-    return f"{module}:{line}"
+    return M3Error(f"{type(error).__name__} in {place_of(error)}", "run again with --debug and report what it prints")

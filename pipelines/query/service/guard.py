@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import traceback
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from m3core.logs import place_of
 from pipelines.query.service.metrics import Metrics
 from pipelines.query.service.problems import Problem, internal
 from pipelines.query.service.settings import ServiceSettings
@@ -109,7 +109,7 @@ class Guard:
         except _GoneError:
             return
         except Exception as error:  # noqa: BLE001 - the outermost place: nobody above answers the client
-            _log.error("%s in %s, request %s", type(error).__name__, _place(error), exchange.request_id)
+            _log.error("%s in %s, request %s", type(error).__name__, place_of(error), exchange.request_id)
             if not exchange.status:
                 await _tell(internal(), exchange, send)
 
@@ -216,10 +216,3 @@ def _name_of(host: str) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
     return host.partition(":")[0].lower()
-
-
-def _place(error: BaseException) -> str:
-    """The innermost line that the error passed through. Its text stays out: it may hold a document's."""
-    frames = [(str(frame.f_globals.get("__name__")), line) for frame, line in traceback.walk_tb(error.__traceback__)]
-    module, line = frames[-1] if frames else ("an unknown place", 0)
-    return f"{module}:{line}"

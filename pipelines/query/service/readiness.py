@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from connectors.filters.tree import Everything
 from m3core.errors import M3Error, StoreError, UsageError
+from m3core.logs import place_of
 from pipelines.query.router import Router
 
 _log = logging.getLogger("m3.serve")
@@ -91,7 +92,7 @@ class Readiness:
             except Exception as error:  # noqa: BLE001 - a fault of ours may be gone at the next try; somebody has to know
                 if type(error).__name__ != said:
                     said = type(error).__name__
-                    _log.exception("not ready yet")
+                    _log.error("not ready yet: %s in %s", said, place_of(error))
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def _open_stores(self) -> None:
