@@ -19,6 +19,8 @@ from m3core.errors import StoreError
 
 BUDGET = Budget(bytes=10 << 20, rows=1000)
 _BUSY = (408, 429, 502, 503, 504)
+# Of one row in a bulk answer: from here on the fault is the server's (a shard that fails, a node that closes).
+_SERVER_FAULT = 500
 # Refusals that are about the index or us, not about a row: no row may become a dead letter for them.
 _OF_THE_INDEX = ("index_not_found_exception", "cluster_block_exception", "security_exception", "index_closed_exception")
 
@@ -95,7 +97,7 @@ def _outcome(entry: Mapping[str, Any], options: StoreOptions) -> Outcome:
             "end this run if another one writes; if the state folder was restored from a copy: m3 repair; if it was "
             "made anew, give the collection another name",
         )
-    if status in _BUSY:
+    if status in _BUSY or status >= _SERVER_FAULT:
         return Outcome(chunk_id, Kind.TRANSIENT, reason)
     if status in (401, 403) or error_type(error) in _OF_THE_INDEX:
         raise StoreError(

@@ -14,7 +14,8 @@ from m3core.types import Float64Array, Int64Array
 
 _STEPS = 20
 FOLDS = 5
-_GRID = tuple((dense, lexical) for dense in range(_STEPS + 1) for lexical in range(_STEPS + 1 - dense))
+# Every signal keeps a step: an answer without one of the stores is ranked by what is left.
+_GRID = tuple((dense, lexical) for dense in range(1, _STEPS - 1) for lexical in range(1, _STEPS - dense))
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Mined:
 
 
 def best_weights(sets: Sequence[ScoredSet]) -> Weights:
-    """The weights, in twentieths that sum to 1, with the highest mean nDCG@10 over the sets.
+    """The weights, in twentieths that sum to 1 and none of them 0, with the highest mean nDCG@10 over the sets.
 
     Neighbours on the grid are averaged, so that the choice is the middle of a good region, not one lucky point.
     """

@@ -8,7 +8,6 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from m3core.errors import LockedError
 from pipelines.cli.report import SCHEMA_VERSION, print_json, say
 from pipelines.cli.usage import one_of
 
@@ -33,12 +32,16 @@ def seconds_to_wait(if_locked: str) -> float:
 
 
 def unless_locked(if_locked: str, run: Callable[[], T], *, as_json: bool) -> T | None:
-    """What `run` returns; None, and a line or document that says so, if it is skipped for another writer."""
+    """What `run` returns; None, and a line or document that says so, if it is skipped for another writer.
+
+    A lease that is lost on the way, or a store that knows a later run, is no other writer at work: that stays an error.
+    """
     from m3core.terminal import plain
+    from pipelines.state.lease import HeldError
 
     try:
         return run()
-    except LockedError as error:
+    except HeldError as error:
         if if_locked != SKIP:
             raise
         if as_json:

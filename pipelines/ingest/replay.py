@@ -25,6 +25,7 @@ from pipelines.ingest.plain import PlainStep, plain_waves
 from pipelines.ingest.progress import Progress
 from pipelines.ingest.progress_text import Planned
 from pipelines.ingest.reading import Group, Prepared, RecordGroup, lost_letter, parts_of
+from pipelines.ingest.refilling import find_lost, settle_refills
 from pipelines.ingest.report import SCHEMA_VERSION, IngestReport
 from pipelines.ingest.restoring import restore
 from pipelines.ingest.running import conclude, perform, stores_for
@@ -36,6 +37,7 @@ from pipelines.ingest.waves import WaveLimits, cut_waves, record_groups
 from pipelines.state.collection import CollectionState, Generation, begin_run, read_collection
 from pipelines.state.lease import Lease
 from pipelines.state.manifest import DocumentRecord, Manifest
+from pipelines.state.refills import read_refills
 from pipelines.state.storage import storage_of
 
 
@@ -128,13 +130,14 @@ def _work(run: Run[Session], tally: Tally, options: LoadOptions) -> None:
     known = run.manifest.counts()
     asked = set(options.only or (binding.name for binding in run.generation.stores))
     if options.pending_only:
-        asked &= {name for name, count in known.pending.items() if count}
+        waited_for = {name for name, count in known.pending.items() if count}
+        asked &= waited_for | read_refills(session.paths, run.generation.number)
     standing = Standing.of(run.generation, asked)
     tally.standing, tally.waiting = standing, known.pending
     with stores_for(run, standing) as stores:
         stores.open_servers()
         if known.documents:
-            stores.note_lost()
+            find_lost(run, stores)
         work = diff.find_waiting(run.manifest, run.work, standing)
         tally.listed, tally.classes = work.count("pending"), {"pending": work.count("pending")}
         session.progress.planned(
@@ -154,6 +157,8 @@ def _work(run: Run[Session], tally: Tally, options: LoadOptions) -> None:
                 may_go_live=asked.issuperset(known.pending),
             )
             tally.gone = tally.removed
+        if not session.stop:
+            settle_refills(run, stores)
     run.folder.close_dead_letters(complete=False)
 
 

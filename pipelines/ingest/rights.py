@@ -24,6 +24,7 @@ from pipelines.ingest.plain import PlainStep, plain_waves
 from pipelines.ingest.progress import Progress
 from pipelines.ingest.progress_text import Planned
 from pipelines.ingest.reading import Found, Group, ItemGroup, Prepared, lost_letter
+from pipelines.ingest.refilling import find_lost
 from pipelines.ingest.report import IngestReport
 from pipelines.ingest.run import begin_writing, request_of
 from pipelines.ingest.running import conclude, listing_for, perform, stores_for
@@ -89,7 +90,7 @@ def _work(run: Run[Request], tally: Tally) -> None:
     with stores_for(run, standing) as stores:
         if known.documents:
             stores.open_servers()
-            _leave_out_lost(stores)
+            _leave_out_lost(run, stores)
         work = diff.join(listing, run.manifest, run.work, standing)
         tally.listed, tally.listing_failed = listing.items, listing.failed
         tally.skipped, tally.classes = listing.skipped, work.counts
@@ -111,9 +112,9 @@ def _work(run: Run[Request], tally: Tally) -> None:
     run.folder.close_dead_letters(complete=False)
 
 
-def _leave_out_lost(stores: Stores) -> None:
-    """An empty store has nothing to be seen; a few rows would hide from the next run that it lost the others."""
-    stores.note_lost()
+def _leave_out_lost(run: Run[Request], stores: Stores) -> None:
+    """A store that lost its rows gets them, and the new rights with them, from a run that fills it whole again."""
+    find_lost(run, stores)
     for name in sorted(stores.standing.lost):
         stores.give_up(name, StoreError(f"store {name!r} has lost its rows", "m3 load"))
     stores.standing.lost = frozenset()

@@ -47,6 +47,7 @@ from pipelines.ingest.generation import Build, begin, begin_build, check_builds,
 from pipelines.ingest.listing import Listing, duplicate_letters
 from pipelines.ingest.progress import Progress
 from pipelines.ingest.progress_text import Planned
+from pipelines.ingest.refilling import find_lost, settle_refills
 from pipelines.ingest.report import IngestReport
 from pipelines.ingest.running import conclude, perform, stores_for
 from pipelines.ingest.session import IngestOptions, Request, Run
@@ -115,7 +116,7 @@ def _work(run: Run[Request], tally: Tally) -> None:
     with stores_for(run, standing) as stores:
         if known.documents or known.pending:
             stores.open_servers()
-            stores.note_lost()
+            find_lost(run, stores)
         work = diff.join(listing, run.manifest, run.work, standing)
         diff.check_deletes(work, request.delete_limit)
         _note_plan(run, listing, work, tally)
@@ -126,6 +127,8 @@ def _work(run: Run[Request], tally: Tally) -> None:
                 _change(run, work, stores, tally, runner)
             elif run.state.live is not None and not standing.absent:
                 finish(request.paths, run.state, run.generation, whole=True)
+            if not request.stop:
+                settle_refills(run, stores)
     if request.stop:
         tally.left = Left()
     run.folder.close_dead_letters(

@@ -33,7 +33,8 @@ _DELETE_BATCH = 1000
 class Standing:
     """Which stores of a generation take part in a run.
 
-    `lost` have lost their rows. `absent` get nothing in this run: given up, with the reason, or (None) not asked for.
+    `lost` have lost their rows, all of them or, filled again by a run that ended on the way, some. `absent` get nothing
+    in this run: given up, with the reason, or (None) not asked for.
     """
 
     names: tuple[str, ...]
@@ -113,14 +114,14 @@ class Stores:
         self._open(embedded=False)
         self._open(embedded=True)
 
-    def note_lost(self) -> None:
-        """Find the stores that earlier runs filled and that are empty now: a folder or an index was removed, or the
+    def empty(self) -> set[str]:
+        """The stores that have no row: of those that earlier runs filled, a folder or an index was removed, or the
         store lives in memory only."""
         lost = {name for name in self.servers if self.attempt(name, lambda sink: sink.count()) == 0}
         for binding in self.generation.stores:
             if is_embedded(binding.kind) and binding.name not in self.standing.absent:
                 lost |= {binding.name} if SnapshotChain(self.options[binding.name].folder).current() is None else set()
-        self.standing.lost = frozenset(lost)
+        return lost
 
     def attempt(self, name: str, request: Callable[[Sink], T]) -> T | None:
         """Ask one store that takes part. None if it is a server that failed, which is given up for this run.

@@ -31,7 +31,7 @@ from pipelines.operate.stores import stores_of
 from pipelines.state.clock import seconds_of
 from pipelines.state.collection import CollectionState, Generation, read_collection
 from pipelines.state.deadletters import folded_through
-from pipelines.state.files import TEMPORARY, remove_files, remove_leftovers, remove_tree
+from pipelines.state.files import remove_files, remove_leftovers, remove_tree, temporary_below
 from pipelines.state.lease import Lease, acquire_lease
 from pipelines.state.paths import StatePaths
 from pipelines.state.runs import RunFolder, list_runs
@@ -201,8 +201,7 @@ def _leftovers(request: GcRequest, state: CollectionState | None, lease: Lease) 
 
 
 def _temporary(paths: StatePaths) -> Iterable[Path]:
-    limit = time.time() - _LEFTOVER_SECONDS
-    return [path for path in paths.root.rglob(f"{TEMPORARY}*") if path.lstat().st_mtime < limit]
+    return temporary_below(paths.root, _LEFTOVER_SECONDS)
 
 
 def _damaged(paths: StatePaths, before: float) -> Iterable[Path]:

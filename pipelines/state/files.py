@@ -21,7 +21,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedRandom
 from pathlib import Path
 from typing import Any
@@ -132,7 +132,9 @@ def remove_files(paths: Iterator[Path] | list[Path]) -> None:
             mirror.remove([path])
         folders.add(path.parent)
     for folder in folders:
-        sync_folder(folder)
+        # A sweep may have removed it with all that was in it.
+        with suppress(FileNotFoundError):
+            sync_folder(folder)
 
 
 def remove_tree(folder: Path) -> None:
@@ -167,14 +169,30 @@ def remove_leftovers(root: Path, older_than: float = 3600.0) -> int:
 
     What is younger than `older_than` seconds stays: it may be a reader's at work.
     """
-    limit = time.time() - older_than
-    leftovers = [path for path in root.rglob(f"{TEMPORARY}*") if path.lstat().st_mtime < limit]
+    leftovers = temporary_below(root, older_than)
     for path in leftovers:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
     return len(leftovers)
+
+
+def temporary_below(root: Path, older_than: float) -> list[Path]:
+    """Temporary files and folders below `root` that are older than so many seconds, outermost only.
+
+    What others remove meanwhile is not there.
+    """
+    limit = time.time() - older_than
+    found = []
+    for folder, folders, files in os.walk(root):
+        left = [name for name in (*folders, *files) if name.startswith(TEMPORARY)]
+        folders[:] = [name for name in folders if name not in left]
+        for path in (Path(folder, name) for name in left):
+            with suppress(FileNotFoundError):
+                if path.lstat().st_mtime < limit:
+                    found.append(path)
+    return found
 
 
 def sha256_of(path: Path) -> str:

@@ -156,10 +156,14 @@ class Lease:
         )
 
 
+class HeldError(LockedError):
+    """Another run holds the lease: there is nothing to mend, only to wait for."""
+
+
 def acquire_lease(paths: StatePaths, *, ttl: float = DEFAULT_TTL, wait: float = 0.0) -> Lease:
     """Take the lease of the collection, trying for `wait` seconds.
 
-    `ttl` in seconds must be longer than any single request of the run. LockedError names host, pid, since and expiry.
+    `ttl` in seconds must be longer than any single request of the run. HeldError names host, pid, since and expiry.
     """
     cell = cell_at(paths.lease_file)
     deadline = _steady() + wait
@@ -203,9 +207,9 @@ def _new_record(now: float, ttl: float) -> LeaseRecord:
     return LeaseRecord(True, this_process(), secrets.token_hex(16), stamp(now), stamp(now), stamp(now + ttl))
 
 
-def _locked(paths: StatePaths, holder: LeaseRecord) -> LockedError:
+def _locked(paths: StatePaths, holder: LeaseRecord) -> HeldError:
     owner = holder.owner
-    return LockedError(
+    return HeldError(
         f"collection {paths.collection} is being written by pid {owner.pid} on {owner.host} since {holder.acquired}; "
         f"its lease runs until {holder.expires}",
         "wait for that run or stop it; a lease that is no longer renewed is taken over when it ends",

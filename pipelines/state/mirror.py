@@ -19,6 +19,7 @@ that carried it out; other copies lose the rows with their next pull. An engine'
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -139,7 +140,8 @@ class Mirror:
             return  # removed since it was listed; the next pull sees it
         path = self.root / key
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary = path.parent / f"{_TEMPORARY}{path.name}-{os.getpid()}-pull"
+        # Threads of a process may fetch the same file: each needs a name of its own.
+        temporary = path.parent / f"{_TEMPORARY}{path.name}-{secrets.token_hex(8)}-pull"
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
             file.write(found[0])
         temporary.replace(path)

@@ -14,6 +14,7 @@
     runs/<run>/                     configuration, report, metrics, dead letters        runs.py
     runs/dead_letters.parquet       unresolved dead letters                             deadletters.py
     purged.json                     purges that were carried out in this state          tombstones.py
+    refills.json                    stores that are being filled again                  refills.py
 
 Beside the state folder, in `<storage.path>/tombstones/<collection>/`, lie the tombstones of purges (tombstones.py).
 

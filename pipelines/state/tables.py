@@ -7,6 +7,7 @@ temporary name and gets its own at the end (`files.py`).
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     import pyarrow.dataset as ds
     import pyarrow.parquet as pq
 
+# What a machine is short of, or a file handle that is stale: it says nothing about the file.
+_OF_THE_MACHINE = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ESTALE)
 _KIND = b"threefold.kind"
 _FORMAT = b"threefold.format"
 
@@ -96,9 +99,13 @@ def reading(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except M3Error:
-        raise
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+    except (M3Error, MemoryError):
+        raise  # pa.ArrowMemoryError is both: too little memory says nothing about a file
+    except OSError as error:
+        if error.errno in _OF_THE_MACHINE:
+            raise
+        raise damaged(path, " ".join(str(error).split())[:200]) from error
+    except (pa.ArrowException, ValueError, KeyError) as error:
         raise damaged(path, " ".join(str(error).split())[:200]) from error
 
 

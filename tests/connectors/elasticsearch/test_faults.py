@@ -42,6 +42,7 @@ FAULTS: tuple[Fault, ...] = (
     Freeze(4.0, forward=False),
     Partly(429, whole=False),
     Partly(503, whole=True),
+    Partly(500, whole=False),
 )
 
 

@@ -283,6 +283,31 @@ def test_a_store_that_lost_its_rows_is_filled_by_load(pair: Project, board: Swit
     pair.check_agreement()
 
 
+@pytest.mark.parametrize("pending_only", [None, True, False])
+def test_a_store_that_is_filled_again_and_goes_down_is_filled_again_from_the_start(
+    project: Project, board: Switchboard, pending_only: bool | None
+) -> None:
+    """A few rows must not hide that the others are missing; by an ingest (None), or by a load."""
+    project.settings["stores"] = TWO
+    project.write_many(150, paragraphs=6)
+    project.ingest()
+    with project.sink("words") as sink:
+        sink.delete(list(project.manifest_ids()))
+    board.asked.clear()
+    board.failing = lambda store, request, nth: (store, request, nth) == ("words", "write", 2)
+    assert project.ingest().exit_code is ExitCode.PENDING
+    board.failing = lambda store, request, nth: False
+    board.down.clear()
+    assert 0 < len(project.rows("words")) < len(project.manifest_ids())
+    # One that is not filled takes no rights either: they would pass for its whole document.
+    done = project.ingest() if pending_only is None else load(project, pending_only=pending_only)
+    assert done.exit_code is ExitCode.OK
+    project.check_agreement()
+    board.asked.clear()
+    assert project.ingest().exit_code is ExitCode.OK
+    assert board.asked["words", "write"] == 0
+
+
 def test_what_the_lake_has_lost_is_left_to_an_ingest(pair: Project, board: Switchboard) -> None:
     board.down = {"words"}
     pair.ingest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -21,6 +22,7 @@ from pipelines.ingest import working
 from pipelines.ingest.embed import UnitLimits
 from pipelines.ingest.progress import NoProgress
 from pipelines.ingest.run import ingest
+from pipelines.ingest.session import IngestOptions
 from pipelines.state.collection import read_collection
 from pipelines.state.lake import Lake
 from pipelines.state.lease import acquire_lease
@@ -296,6 +298,25 @@ def test_a_store_that_lost_its_rows_gets_them_again_from_the_lake(project: Proje
     report = project.ingest()
 
     assert (report.documents.unchanged, report.tokens_encoded) == (3, 0)
+    assert project.rows().keys() == rows.keys()
+    project.check_agreement()
+
+
+def test_an_embedded_store_that_is_filled_again_by_a_run_that_is_stopped_is_not_whole(project: Project) -> None:
+    project.settings["stores"] = EDGE
+    project.write_many(150, paragraphs=6)
+    project.ingest()
+    rows = project.rows()
+    subprocess.run(["rm", "-r", str(project.base / "m3-data/stores")], check=True)
+
+    class Stopping(NoProgress):
+        def committed(self, documents: int, text_bytes: int) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    stopped = ingest(project.config, project.base, Stopping(), options=IngestOptions())
+    assert stopped.exit_code == 128 + signal.SIGTERM
+    assert len(project.rows()) < len(rows)
+    assert project.ingest().exit_code is ExitCode.OK
     assert project.rows().keys() == rows.keys()
     project.check_agreement()
 

@@ -20,7 +20,9 @@ from pipelines.state.files import (
     encode_json,
     make_folder,
     read_json,
+    remove_files,
     remove_leftovers,
+    temporary_below,
     write_atomic,
     write_json,
 )
@@ -192,3 +194,23 @@ def test_parquet_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(DiskFullError, match="no space left"):
         write_table(tmp_path / "a.parquet", TableKind("k", 1), table.schema, [table])
     assert names(tmp_path) == []
+
+
+def test_a_sweep_meets_nested_leftovers_and_what_others_remove(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = tmp_path / "runs" / ".tmp-audit-a" / ".tmp-join-b"
+    inner.mkdir(parents=True)
+    (inner / "part").write_text("x")
+    vanishing = tmp_path / ".tmp-vanishing"
+    vanishing.write_text("x")
+    lstat = Path.lstat
+
+    def gone_meanwhile(path: Path) -> os.stat_result:
+        vanishing.unlink(missing_ok=True)
+        return lstat(path)
+
+    monkeypatch.setattr(Path, "lstat", gone_meanwhile)
+    assert temporary_below(tmp_path, -1.0) == [inner.parent]
+    assert remove_leftovers(tmp_path, -1.0) == 1
+    # Swept away with its folder by somebody else: no error.
+    remove_files([inner / "part"])
+    assert not (tmp_path / "runs" / ".tmp-audit-a").exists()

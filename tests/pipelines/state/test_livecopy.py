@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,28 @@ def test_a_process_has_a_copy_of_its_own_and_removes_those_of_dead_ones(
     (dead / ".lock").touch()
     first, second = copy_of_this_process(state_url), copy_of_this_process(state_url)
     assert {path.name for path in tmp_path.iterdir()} == {first.name, second.name}
+
+
+def test_threads_that_fetch_the_same_file_do_not_disturb_one_another(
+    two: tuple[StatePaths, StatePaths], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each writes a file of its own until it has the whole: of one name, one would cut off what the other reads."""
+    ours, theirs = two
+    make_folder(ours.root)
+    write_atomic(ours.root / "unit.bin", b"x" * 1000)
+    names: list[str] = []
+    opened = os.open
+
+    def noted(path: str | Path, *rest: int) -> int:
+        if "-pull" in str(path):
+            names.append(str(path))
+        return opened(path, *rest)
+
+    monkeypatch.setattr(os, "open", noted)
+    copy = mirror.mirror_of(theirs.root / "unit.bin")
+    assert copy is not None
+    for _ in range(2):
+        copy.download(theirs.root / "unit.bin")
+    assert len(set(names)) == len(names) == 2
+    assert (theirs.root / "unit.bin").read_bytes() == b"x" * 1000
+    assert [path.name for path in theirs.root.iterdir() if path.name.startswith(".tmp-")] == []

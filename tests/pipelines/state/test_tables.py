@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import duckdb
@@ -71,3 +72,12 @@ def test_a_join_on_a_full_disk_is_an_error_that_names_it(small_disk: Path) -> No
     with pytest.raises(DiskFullError, match=str(small_disk)), duckdb_connection(small_disk, "16MB") as connection:
         connection.execute("CREATE TABLE t AS SELECT range AS n, md5(range::VARCHAR) AS h FROM range(2000000)")
     assert list(small_disk.iterdir()) == []
+
+
+def test_too_little_memory_is_no_damage(tmp_path: Path) -> None:
+    for error in (pa.ArrowMemoryError("malloc of size 9 failed"), OSError(errno.EMFILE, "Too many open files")):
+        with pytest.raises(type(error)), reading(tmp_path / "x.parquet"):
+            raise error
+    for error in (pa.ArrowInvalid("no magic bytes"), OSError("Couldn't deserialize thrift")):
+        with pytest.raises(DamagedError), reading(tmp_path / "x.parquet"):
+            raise error
