@@ -31,7 +31,7 @@ from pipelines.operate.stores import stores_of
 from pipelines.state.clock import seconds_of
 from pipelines.state.collection import CollectionState, Generation, read_collection
 from pipelines.state.deadletters import folded_through
-from pipelines.state.files import remove_files, remove_leftovers, remove_tree, temporary_below
+from pipelines.state.files import remove_files, remove_tree, temporary_below
 from pipelines.state.lease import Lease, acquire_lease
 from pipelines.state.paths import StatePaths
 from pipelines.state.runs import RunFolder, list_runs
@@ -191,7 +191,6 @@ def _leftovers(request: GcRequest, state: CollectionState | None, lease: Lease) 
     if request.dry_run:
         return freed
     lease.check()
-    remove_leftovers(paths.root, _LEFTOVER_SECONDS)
     for path in left:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
