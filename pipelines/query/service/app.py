@@ -41,6 +41,7 @@ def create_api(service: Service) -> FastAPI:
         yield
         await service.readiness.stop()
         await service.router.aclose()
+        await service.known.aclose()
 
     app = FastAPI(
         title="threefold",

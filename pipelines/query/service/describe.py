@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from connectors.filters.identity import identity_filter
@@ -11,7 +10,6 @@ from m3core.fusion import BUILT_IN_PRESETS
 from m3core.types import Identity, Signal
 from pipelines.query.encoding import QueryEncoder
 from pipelines.query.service.service import Service
-from pipelines.state.collection import read_collection
 
 _SECONDS = 5.0
 
@@ -63,5 +61,5 @@ async def encoder_of_live(service: Service) -> QueryEncoder:
 
 async def is_live(service: Service) -> bool:
     """Whether there is a generation to search."""
-    state = await asyncio.to_thread(read_collection, service.paths)
+    state = await service.known.state()
     return state is not None and state.live is not None

@@ -118,22 +118,13 @@ async def simple_search(
 @api.get("/collections", tags=["collections"], responses={200: {"model": schemas.CollectionsTold}})
 async def collections(request: Request, service: Served) -> Response:
     """What can be searched."""
-    caller = await service.admit(request, "search")
-    async with service.audited(request, caller, "collections") as deed:
-        told = await describe(service, caller.identity)
-        deed.generation = told["generation"]
-        return _json({"collections": [told]})
+    return _json({"collections": [await _described(request, service)]})
 
 
 @api.get("/collections/{name}", tags=["collections"], responses={200: {"model": schemas.CollectionTold}})
 async def collection(request: Request, service: Served, name: CollectionName) -> Response:
     """One collection: its generation, its fields, and how much of it the caller may see."""
-    caller = await service.admit(request, "search")
-    async with service.audited(request, caller, "collections") as deed:
-        service.check_collection(name)
-        told = await describe(service, caller.identity)
-        deed.generation = told["generation"]
-        return _json(told)
+    return _json(await _described(request, service, name))
 
 
 @api.get(
@@ -213,6 +204,17 @@ def _asked(body: schemas.SearchBody, identity: Identity, limit: int) -> SearchRe
         quotes=body.quotes,
         once=body.once,
     )
+
+
+async def _described(request: Request, service: Service, name: str | None = None) -> dict[str, Any]:
+    """The collection as its caller may know it; the one of that name, where the request names one."""
+    caller = await service.admit(request, "search")
+    async with service.audited(request, caller, "collections") as deed:
+        if name is not None:
+            service.check_collection(name)
+        told = await describe(service, caller.identity)
+        deed.generation = told["generation"]
+        return told
 
 
 async def _encoded(encoder: QueryEncoder, queries: Sequence[str], seconds: float) -> list[QueryVectors]:

@@ -17,6 +17,7 @@ from connectors.registry import is_embedded
 from m3core.config.model import Config
 from m3core.errors import M3Error
 from m3core.types import Identity
+from pipelines.query.known import KnownCollection
 from pipelines.query.live import LiveGeneration
 from pipelines.query.router import Router
 from pipelines.query.service.apart import open_apart
@@ -59,6 +60,7 @@ class Service:
 
     config: Config
     paths: StatePaths
+    known: KnownCollection
     router: Router
     door: Door
     audit: AuditLog
@@ -76,9 +78,11 @@ class Service:
             router = replace(usual, stores=LiveGeneration(config, base, open_apart))
         default = Identity(config.search.tenant, config.search.principals)
         tokens = None if config.serve.oidc is None else Tokens.of(config.serve.oidc)
+        paths = StatePaths.of(storage, name)
         return cls(
             config=config,
-            paths=StatePaths.of(storage, name),
+            paths=paths,
+            known=KnownCollection(paths),
             router=router,
             door=Door(KeyRing(KeyFile.of(storage, name)), RateLimits(), default, settings.open_access, tokens),
             audit=AuditLog(service_folder(storage, name) / "audit"),
