@@ -207,8 +207,8 @@ def read_trained(folder: Path, depth: int, share: float = 1.0) -> Parameters[Ada
     with safe_open(folder / ADAPTER, "pt") as file:
         scale = float(file.metadata()["scale"])
         stored = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-    shares = {name: share if name.endswith(".outer") else 1.0 for name in stored}
-    tensors = {name: (tensor * shares[name]).requires_grad_() for name, tensor in stored.items()}
+    shared = {name: tensor * share if name.endswith(".outer") else tensor for name, tensor in stored.items()}
+    tensors = {name: tensor.requires_grad_() for name, tensor in shared.items()}
     sparse, multi = (trainable(read_head(folder, name)) for name in (SPARSE_HEAD, MULTI_HEAD))
     return Parameters(Adapter(depth, scale, tensors), sparse, multi)
 

@@ -101,11 +101,9 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except (M3Error, MemoryError):
         raise  # pa.ArrowMemoryError is both: too little memory says nothing about a file
-    except OSError as error:
-        if error.errno in _OF_THE_MACHINE:
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
             raise
-        raise damaged(path, " ".join(str(error).split())[:200]) from error
-    except (pa.ArrowException, ValueError, KeyError) as error:
         raise damaged(path, " ".join(str(error).split())[:200]) from error
 
 
